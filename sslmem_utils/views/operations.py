@@ -1,0 +1,248 @@
+"""What is done: drawn parameters applied to batches of images, equal to torchvision's operations to 1e-5.
+
+Views must be equal to the last bit in any batch. A sample's place in the tensor decides whether a vectorised loop, its
+scalar remainder or a strided loop computes it, so everything here is built from operations that IEEE 754 rounds exactly
+(multiply, add, divide, minimum, maximum, compare), not from fused ones (`add` with `alpha`, `lerp`, `addcmul`) or
+float32 `exp`, for which only the build of PyTorch decides whether those loops agree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float32, Shaped
+from torch import Tensor
+
+from ..errors import SpecError
+from ..specs import ViewSpec
+from .parameters import Draw, draw
+
+# Floats of the result that a CPU works on at a time: with fewer, calls cost more than work; with more, caches overflow.
+BLOCK = 1_000_000
+LUMA = (0.2989, 0.587, 0.114)  # torchvision's grey value of RGB
+
+
+def views(images: Tensor, ids: Tensor, spec: ViewSpec, numbers: Tensor, seed: int) -> Float32[Tensor, "n k c h w"]:
+    """k views of each image, float32 (n, k, c, h, w) in [0, 1]: `draw` and `apply` at once."""
+    return apply(images, draw(spec, ids, numbers, seed, tuple(images.shape[1:])))
+
+
+def apply(images: Tensor, draw: Draw) -> Float32[Tensor, "n k c h w"]:
+    """Views float32 (n, k, c, h, w) in [0, 1] of images (n, c, h, w), uint8 or float in [0, 1].
+
+    Raises SpecError when the images are not of the kind the draw was made for.
+    """
+    n, k = draw.size
+    if images.shape != (n, *draw.shape) or not (images.dtype == torch.uint8 or images.is_floating_point()):
+        raise SpecError(
+            f"Images must be uint8 or float of shape {(n, *draw.shape)} as drawn, found {images.dtype} "
+            f"{tuple(images.shape)}; draw for these images."
+        )
+    out = torch.empty((n, k, *draw.shape), dtype=torch.float32, device=images.device)
+    plan = _plan(draw)
+    step = max(1, BLOCK // max(1, k * math.prod(draw.shape))) if _counts_rows(images) else n
+    for start in range(0, n, max(1, step)):
+        part = {name: values[start * k : (start + step) * k] for name, values in plan.items()}
+        _apply_block(images[start : start + step], part, draw.kernel, out[start : start + step])
+    return out
+
+
+def _counts_rows(x: Tensor) -> bool:
+    """Whether to work only on the samples that need it: not where counting them stalls a device or breaks a graph."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _plan(draw: Draw) -> dict[str, Tensor]:
+    """What the blocks need of a draw, one row a view (b = n k), computed for all blocks at once."""
+    names = ("crop", "flip", "vertical_flip", "order", "factors", "hue_at", "hue", "grayscale", "sigma", "invert")
+    plan = {name: getattr(draw, name).flatten(0, 1) for name in names if getattr(draw, name) is not None}
+    if "crop" in plan:
+        flips = plan.pop("vertical_flip", None), plan.pop("flip", None)
+        crop = plan.pop("crop").to(torch.float32)
+        for axis, name in enumerate(("rows", "columns")):
+            corner, side = crop[:, axis, None], crop[:, axis + 2, None]
+            plan[name] = _sources(corner, side, flips[axis], draw.shape[axis + 1])
+    if "order" in plan:
+        order = plan.pop("order")
+        plan["amount"] = plan.pop("factors").gather(1, order)
+        rest = 1 - plan["amount"]
+        plan["of_mean"], plan["of_grey"] = rest * (order == 1), rest * (order == 2)
+    return plan
+
+
+def _sources(
+    corner: Float32[Tensor, "b 1"], side: Float32[Tensor, "b 1"], flip: Bool[Tensor, " b"] | None, size: int
+) -> Float32[Tensor, "b {size}"]:
+    """Where each of `size` output pixels is read along one axis of the crops, in grid_sample's [-1, 1].
+
+    Kept inside the crop: resizing a crop repeats the crop's edge, not what lies beside it. Flips read backwards.
+    Relative to an image padded to a power of two, which makes the way to [-1, 1] and back free of rounding.
+    """
+    place = torch.arange(0.5, size, device=corner.device)
+    if flip is not None:
+        backwards = flip[:, None].to(torch.float32)
+        place = place * (1 - 2 * backwards) + backwards * size
+    inside = torch.minimum((side / size * place).sub_(0.5).clamp_(min=0), side - 1)
+    return inside.add_(corner).add_(0.5).mul_(2 / _padded(size)).sub_(1)
+
+
+def _padded(size: int) -> int:
+    """The smallest power of two that is not below `size`."""
+    return 1 << (size - 1).bit_length()
+
+
+def _apply_block(
+    images: Shaped[Tensor, "n c h w"], plan: dict[str, Tensor], kernel: int, out: Float32[Tensor, "n k c h w"]
+) -> None:
+    """Write the views of some images into `out`."""
+    x = out.flatten(0, 1)  # shares memory with out; everything below works in place
+    if "rows" in plan:
+        _resized_crops(images, plan["rows"], plan["columns"], out)
+    else:
+        out.copy_(_floats(images, *images.shape[2:])[:, None])
+        for name, axis in (("vertical_flip", -2), ("flip", -1)):
+            if name in plan:
+                _change(x, plan[name], lambda part, axis=axis: part.flip(axis))
+    flat = x.flatten(2)
+    if "hue" in plan or "amount" in plan:
+        _colour_jitter(flat, plan)
+    if "grayscale" in plan:
+        _change(flat, plan["grayscale"], lambda part: _grey(part)[:, None].expand_as(part))
+    if "sigma" in plan:
+        _change(x, plan["sigma"] > 0, lambda part, sigma: _blur(part, sigma, kernel), plan["sigma"])
+    if "invert" in plan:
+        inverted = plan["invert"][:, None, None].to(torch.float32)
+        flat.mul_(1 - 2 * inverted).add_(inverted)
+
+
+def _floats(images: Shaped[Tensor, "n c h w"], height: int, width: int) -> Float32[Tensor, "n c {height} {width}"]:
+    """Images (n, c, h, w) as float32 in [0, 1], with zeros added below and on the right up to height and width."""
+    n, c, h, w = images.shape
+    if (h, w) == (height, width):
+        floats = images.to(torch.float32)
+    else:
+        floats = torch.zeros(n, c, height, width, device=images.device)
+        floats[..., :h, :w] = images
+    return floats.div_(255) if images.dtype == torch.uint8 else floats
+
+
+def _change(
+    x: Float32[Tensor, "b ..."], active: Bool[Tensor, " b"], change: Callable[..., Tensor], *parameters: Tensor
+) -> None:
+    """Replace the `active` samples of `x` by `change` of them and their parameters, in place."""
+    if _counts_rows(x):
+        rows = active.nonzero().squeeze(1)
+        if len(rows):
+            x.index_copy_(0, rows, change(*(values.index_select(0, rows) for values in (x, *parameters))))
+    else:
+        x.copy_(torch.where(active.view(-1, *[1] * (x.ndim - 1)), change(x, *parameters), x))
+
+
+def _resized_crops(
+    images: Shaped[Tensor, "n c h w"],
+    rows: Float32[Tensor, "b h"],
+    columns: Float32[Tensor, "b w"],
+    out: Float32[Tensor, "n k c h w"],
+) -> None:
+    """Bilinear crops resized to the images' own size, into `out`.
+
+    Crops are never larger than the image, so that torchvision's antialiasing changes nothing.
+    """
+    n, k, c, h, w = out.shape
+    # All views of an image are read as one tall image, so that the image need not be repeated.
+    grid = torch.empty(n, k, h, w, 2, device=out.device)
+    grid[..., 0] = columns.view(n, k, 1, w)
+    grid[..., 1] = rows.view(n, k, h, 1)
+    grid = grid.view(n, k * h, w, 2)
+    images = _floats(images, _padded(h), _padded(w))
+    crops = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    torch.clamp(crops.view(n, c, k, h, w).transpose(1, 2), 0, 1, out=out)  # weights may add up to 1 + 1e-7
+
+
+def _grey(x: Float32[Tensor, "b c p"]) -> Float32[Tensor, "b p"]:
+    """Grey values of grey or RGB images."""
+    if x.shape[1] == 1:
+        return x[:, 0]
+    red, green, blue = x.unbind(1)
+    return (red * LUMA[0]).add_(green * LUMA[1]).add_(blue * LUMA[2])
+
+
+def _colour_jitter(x: Float32[Tensor, "b c p"], plan: dict[str, Tensor]) -> None:
+    """Colour jitter in place, each sample in its own order: linear operations with the hue in between."""
+    linear = [plan[name] for name in ("amount", "of_mean", "of_grey") if "amount" in plan]
+    passes = linear[0].shape[1] if linear else 0
+    if "hue" not in plan:
+        for at in range(passes):
+            _blend_(x, *(values[:, at, None] for values in linear))
+    elif not _counts_rows(x):
+        for at in range(passes + 1):
+            _change(x, plan["hue_at"] == at, _shift_hue, plan["hue"])
+            if at < passes:
+                _blend_(x, *(values[:, at, None] for values in linear))
+    else:  # sorted by when the hue comes, each hue shift is one slice, and samples without jitter are left out
+        rows = plan["hue_at"].argsort()
+        ends = plan["hue_at"].bincount(minlength=passes + 2).cumsum(0).tolist()
+        hue, *linear = (values.index_select(0, rows) for values in (plan["hue"], *linear))
+        chosen = x.index_select(0, rows)
+        for at, (start, end) in enumerate(pairwise([0, *ends[:-1]])):
+            if end > start:
+                _shift_hue(chosen[start:end], hue[start:end], out=chosen[start:end])
+            if at < passes:
+                _blend_(chosen[: ends[-2]], *(values[: ends[-2], at, None] for values in linear))
+        x.copy_(chosen.index_select(0, rows.argsort()))
+
+
+def _blend_(
+    x: Float32[Tensor, "b c p"],
+    amount: Float32[Tensor, "b 1"],
+    of_mean: Float32[Tensor, "b 1"],
+    of_grey: Float32[Tensor, "b 1"],
+) -> None:
+    """x = clamp(amount x + of_mean mean(grey) + of_grey grey), in place.
+
+    Brightness, contrast and saturation are all a x + (1 - a) r, with r = 0, the mean grey value and the grey value, so
+    that one pass does a different one of them to every sample.
+    """
+    base = _grey(x)
+    mean = base.mean(1, keepdim=True).mul_(of_mean)
+    base = base.mul_(of_grey).add_(mean) if x.shape[1] == 3 else mean
+    x.mul_(amount[:, None]).add_(base[:, None]).clamp_(0, 1)
+
+
+def _shift_hue(
+    x: Float32[Tensor, "b 3 p"], shift: Float32[Tensor, " b"], out: Float32[Tensor, "b 3 p"] | None = None
+) -> Float32[Tensor, "b 3 p"]:
+    """RGB with the hue rotated by `shift` turns.
+
+    Without branches: with H the angular distance from red in sixths of a turn, H (max - min) equals
+    g + b - r + max - 2 min in every sector, and the sign of g - b tells the side. A rotated channel is the maximum
+    where the hue is within 1/6 turn of its own colour, the minimum beyond 2/6, and linear in between.
+    """
+    red, green, blue = x.unbind(1)
+    high = torch.maximum(torch.maximum(red, green), blue)
+    low = torch.minimum(torch.minimum(red, green), blue)
+    span = high - low
+    angle = (green + blue).sub_(red).add_(high).sub_(low * 2).div_(span.clamp(min=1e-20)).mul_(1 / 6)
+    angle.copysign_(green - blue)
+    own = torch.tensor([0.0, 1 / 3, 2 / 3], device=x.device)
+    away = angle[:, None] + (shift[:, None] - own)[..., None]  # turns from each channel's own colour
+    away.sub_(away.round()).abs_()
+    away.mul_((span * -6)[:, None]).add_(span.mul_(2).add_(low)[:, None])
+    return torch.clamp(away, low[:, None], high[:, None], out=out)
+
+
+def _blur(x: Float32[Tensor, "b c h w"], sigma: Float32[Tensor, " b"], kernel: int) -> Float32[Tensor, "b c h w"]:
+    """Gaussian blur with `sigma` pixels and reflected borders, one axis after the other."""
+    half = kernel // 2
+    offset = torch.arange(-half, half + 1, device=x.device, dtype=torch.float64)
+    weights = (offset / sigma[:, None].double()).square_().mul_(-0.5).exp_()
+    weights = (weights / weights.sum(1, keepdim=True)).to(torch.float32)[:, None, None, None]  # (b, 1, 1, 1, kernel)
+    x = F.pad(x, (half, half, half, half), mode="reflect")
+    for axis in (-2, -1):
+        side = x.shape[axis] - 2 * half
+        x = sum(x.narrow(axis, i, side) * weights[..., i] for i in range(kernel))
+    return x.clamp_(0, 1)
