@@ -1,0 +1,61 @@
+"""Training recipes by dataset family: settings in which a small encoder memorizes within seconds to minutes.
+
+The paper's own hyperparameters (600 epochs, batch 4096, temperature 0.5, ResNet-50) need a large GPU. On a laptop
+memorization shows quickly when few images are seen often: a mild crop, temperature 0.2, AdamW and a linear projector,
+so that what the loss teaches stays in the encoder instead of in a projector that is thrown away. On the digits with
+125 images a set, against a two-layer projector, temperature 0.1, crop from 0.5 and SGD, this takes a third of the
+steps for twice the effect at the encoder's output (Cohen's d of candidates against external images).
+"""
+
+from __future__ import annotations
+
+from . import views
+from .errors import SpecError
+from .specs import ComputeSpec, DatasetSpec, EncoderSpec, MethodSpec, SplitSpec, TrainSpec
+
+GREY = views.named("digits").but(crop_scale=(0.8, 1.0), crop_ratio=(0.9, 10 / 9))
+COLOUR = views.named("simclr").but(crop_scale=(0.5, 1.0))
+FAST = {
+    "method": MethodSpec(name="simclr", options={"temperature": 0.2, "layers": 1}),
+    "epochs": 120,
+    "batch": 125,
+    "optimizer": "adamw",
+    "lr": 0.01,
+    "weight_decay": 0.0,
+}
+RECIPES: dict[str, dict[str, object]] = {
+    "digits": {**FAST, "view": GREY, "encoder": EncoderSpec(name="mlp")},
+    "mnist": {**FAST, "view": GREY, "encoder": EncoderSpec(name="mlp")},
+    "fashion_mnist": {**FAST, "view": GREY.but(flip=0.5), "encoder": EncoderSpec(name="mlp")},
+    "colour": {**FAST, "view": COLOUR, "encoder": EncoderSpec(name="cnn"), "lr": 0.005},
+}
+FAMILIES = {"digits": "digits", "mnist": "mnist", "kmnist": "mnist", "fashion_mnist": "fashion_mnist"}
+
+
+def recipe(
+    dataset: str | DatasetSpec,
+    *,
+    candidate: int,
+    shared: int,
+    external: int,
+    compute: ComputeSpec | None = None,
+    **changes: object,
+) -> TrainSpec:
+    """The spec of f on a dataset, with a candidate and an independent set of equal size; `changes` override fields.
+
+    `encoder` and `method` may be given as registry names. `batch` is lowered to the training set's size when that is
+    smaller.
+    """
+    dataset = DatasetSpec(name=dataset) if isinstance(dataset, str) else dataset
+    fields = dict(RECIPES[FAMILIES.get(dataset.name, "colour")])
+    for name, spec in (("encoder", EncoderSpec), ("method", MethodSpec)):
+        if isinstance(changes.get(name), str):
+            same = fields[name].name == changes[name]
+            changes[name] = fields[name] if same else spec(name=changes[name])
+    unknown = set(changes) - set(TrainSpec.model_fields)
+    if unknown:
+        raise SpecError(f"TrainSpec has no field {min(unknown)!r}; its fields are {', '.join(TrainSpec.model_fields)}.")
+    fields |= changes
+    fields["batch"] = min(fields["batch"], shared + candidate)
+    split = SplitSpec(shared=shared, candidate=candidate, independent=candidate, external=external)
+    return TrainSpec(dataset=dataset, split=split, compute=compute or ComputeSpec(), **fields)
