@@ -1,0 +1,212 @@
+"""From encoders to scores: alignment tables, and every estimator as a function of alignments and inclusion.
+
+The stored unit is one encoder's alignment table under one setting (`align`). A score never trains anything: it
+combines rows of the alignment matrix `A[encoder, image]` by the inclusion mask `M[encoder, image]`, which says whether
+the image was in that encoder's training data. Definition and sets: arXiv 2401.12233, section 3.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from .errors import DataError, SpecError
+from .specs import ScoreSpec, ViewSpec, seed_of
+from .splits import Split
+from .views import views as draw_views
+
+# Rows of one forward pass. Every pass has exactly this many rows (the last one is padded), because matrix kernels
+# choose their order of summation by shape: with one shape an image's features cannot depend on its neighbours.
+BLOCK = 320
+COLUMNS = ["index", "label", "set", "align_f", "align_g", "m", "m_rel", "m_range", "se_views", "se_seeds", "z"]
+
+
+# ---------------------------------------------------------------- alignment of one image
+def _distances(a: Float[Tensor, "n p d"], b: Float[Tensor, "n q d"], distance: str) -> Float[Tensor, "n p q"]:
+    """All distances between the rows of `a` and of `b`; exactly 0 between equal rows, which a Gram form is not."""
+    if distance in ("cosine", "angular"):
+        a, b = (torch.nn.functional.normalize(x, dim=-1) for x in (a, b))
+    direct = torch.cdist(a, b, p=1.0 if distance == "l1" else 2.0, compute_mode="donot_use_mm_for_euclid_dist")
+    match distance:
+        case "l1" | "l2":
+            return direct
+        case "cosine":  # 1 - cos, through the chord so that it is exact near 0
+            return direct.square() / 2
+        case "angular":  # angle over pi, in [0, 1]
+            return 2 / math.pi * torch.asin((direct / 2).clamp(max=1))
+    raise SpecError(f"distance must be l2, cosine, l1 or angular, found {distance!r}.")
+
+
+def align_features(
+    features: Float[Tensor, "n k d"], distance: str = "l2", clean: Float[Tensor, "n d"] | None = None
+) -> dict[str, Float[Tensor, "..."]]:
+    """Alignment loss of n images from the representations of K views each.
+
+    Without `clean` all K(K-1)/2 pairs of views are compared: an unbiased estimate of E d(h(x'), h(x'')) (the
+    definition). With `clean` each view is compared with the clean image (the authors' code). Returns float64 tensors:
+    `align` (n,), `without` (n, k): the estimate with one view left out, `half_0`, `half_1` (n,): from the even and the
+    odd views alone. Units: those of the distance.
+    """
+    k = features.shape[1]
+    if k < 2:
+        raise SpecError(f"alignment compares views in pairs and needs at least 2 of them, found {k}; raise `views`.")
+    if clean is not None:
+        d = _distances(clean[:, None], features, distance)[:, 0].double()
+        total = d.sum(1)
+        halves = d[:, 0::2].mean(1), d[:, 1::2].mean(1)
+        return {
+            "align": total / k,
+            "without": (total[:, None] - d) / (k - 1),
+            "half_0": halves[0],
+            "half_1": halves[1],
+        }
+    d = _distances(features, features, distance).double()
+    rows = d.sum(2)
+    total = rows.sum(1)
+
+    def mean_of(part: Float[Tensor, "n p p"]) -> Float[Tensor, " n"]:
+        p = part.shape[1]
+        return part.sum((1, 2)) / (p * (p - 1)) if p > 1 else torch.full_like(total, torch.nan)
+
+    left = (k - 1) * (k - 2)
+    without = (total[:, None] - 2 * rows) / left if left else torch.full_like(rows, torch.nan)
+    return {
+        "align": total / (k * (k - 1)),
+        "without": without,
+        "half_0": mean_of(d[:, 0::2, 0::2]),
+        "half_1": mean_of(d[:, 1::2, 1::2]),
+    }
+
+
+def jackknife(without: np.ndarray) -> np.ndarray:
+    """Delete-one-view standard error along the last axis: sqrt((K-1)/K sum (t_-j - mean)^2). Shape (..., k) -> (...)."""
+    k = without.shape[-1]
+    centred = without - without.mean(-1, keepdims=True)
+    return np.sqrt((k - 1) / k * np.square(centred).sum(-1))
+
+
+# ---------------------------------------------------------------- alignment table of one encoder
+def _blocks(model: torch.nn.Module, x: Tensor, representation: str) -> Float[Tensor, "b d"]:
+    """Representations of a batch, in forward passes of exactly BLOCK rows."""
+    out = []
+    for part in x.split(BLOCK):
+        padded = part
+        if len(part) < BLOCK:
+            padded = torch.cat([part, part[:1].expand(BLOCK - len(part), *part.shape[1:])])
+        out.append(model.features(padded, representation)[: len(part)].float())
+    return torch.cat(out)
+
+
+@torch.no_grad()
+def align(
+    model: torch.nn.Module,
+    images: Tensor,
+    ids: Int[Tensor, " n"],
+    spec: ScoreSpec,
+    *,
+    view: ViewSpec,
+    fingerprint: str,
+    rows: np.ndarray | None = None,
+) -> pd.DataFrame:
+    """Alignment table of one encoder: one row an image, `row, align, se_views, half_0, half_1, without_00, ...`.
+
+    images (n, c, h, w) uint8 with stable `ids`; `rows` picks some of them (all by default). Views come from a
+    counter-based generator keyed by (dataset fingerprint, id, view number, view seed), so that every encoder sees the
+    same ones and neither batch size, order nor subset changes a bit on a CPU. Raises DataError when a representation
+    is not finite.
+    """
+    model.eval()
+    rows = np.arange(len(images)) if rows is None else np.asarray(rows)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    seed = seed_of("score views", fingerprint, spec.view_seed)
+    numbers = torch.arange(spec.views, device=device)
+    chunk = max(1, 16 * BLOCK // spec.views)  # images whose views are in memory at a time
+    parts = []
+    for start in range(0, len(rows), chunk):
+        some = torch.as_tensor(rows[start : start + chunk])
+        x, key = images[some].to(device), ids[some].to(device)
+        z = _blocks(model, draw_views(x, key, view, numbers, seed).flatten(0, 1), spec.representation)
+        clean = _blocks(model, x.float() / 255, spec.representation) if spec.comparison == "anchor" else None
+        if not torch.isfinite(z).all():
+            bad = int(key[~torch.isfinite(z).view(len(some), -1).all(1)][0])
+            raise DataError(f"the representation of image {bad} is not finite; the encoder cannot be scored.")
+        if spec.normalize:
+            z = torch.nn.functional.normalize(z, dim=-1)
+            clean = None if clean is None else torch.nn.functional.normalize(clean, dim=-1)
+        parts.append({k: v.cpu() for k, v in align_features(z.unflatten(0, (len(some), -1)), spec.distance, clean).items()})
+    joined = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
+    without = joined.pop("without")
+    table = pd.DataFrame({"row": rows, "align": joined["align"], "se_views": jackknife(without), **joined})
+    left_out = {f"without_{j:02d}": without[:, j] for j in range(spec.views)}
+    return pd.concat([table.loc[:, ~table.columns.duplicated()], pd.DataFrame(left_out)], axis=1)
+
+
+# ---------------------------------------------------------------- estimators of A and M
+def pair(a: Float[np.ndarray, "2 n"], member: Bool[np.ndarray, "2 n"]) -> Float[np.ndarray, " n"]:
+    """The paper's estimator: align(g, x) - align(f, x), rows of `a` being f and g. Defined for every image."""
+    if a.shape[0] != 2 or member.shape != a.shape:
+        raise SpecError(f"pair needs the alignments of one f and one g and their mask, found shape {a.shape}.")
+    return a[1] - a[0]
+
+
+def mirrored(a: Float[np.ndarray, "2 n"], member: Bool[np.ndarray, "2 n"]) -> Float[np.ndarray, " n"]:
+    """The same pair used twice: candidates as above, independents with the roles swapped, each centred on S_E.
+
+    Centring removes a global offset between f and g, which would count with opposite signs in the two halves. NaN for
+    images in both or neither training set.
+    """
+    m = pair(a, member)
+    in_f, in_g = member
+    outside = ~in_f & ~in_g
+    if not outside.any():
+        raise SpecError("mirrored centres on images that neither encoder has seen, found none; keep an external set.")
+    m = m - m[outside].mean()
+    return np.select([in_f & ~in_g, in_g & ~in_f], [m, -m], np.nan)
+
+
+# ---------------------------------------------------------------- score table
+def membership(split: Split, rows: np.ndarray) -> Bool[np.ndarray, "2 n"]:
+    """Inclusion mask of f and g for `rows`: f saw shared and candidate, g shared and independent."""
+    return np.stack([np.isin(rows, split.rows("shared", "candidate")), np.isin(rows, split.rows("shared", "independent"))])
+
+
+def score_table(f: pd.DataFrame, g: pd.DataFrame, split: Split, index: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
+    """Score every image of two alignment tables of the same images and views.
+
+    index, labels: of the whole dataset, looked up by row. Columns as in COLUMNS plus `row` and `mirrored`:
+    `m` raw (units of the distance); `m_rel` = (align_g - align_f) / (align_g + align_f), 0 where both are 0; `m_range` =
+    m over its range in the scored set (the paper's normalisation, never for comparing encoders); `se_views` jackknife
+    over the common views; `se_seeds` and `z` are empty with one pair: seed noise not measured.
+    """
+    if not np.array_equal(f["row"], g["row"]):
+        raise SpecError("f and g must be aligned on the same images in the same order; align both on the same rows.")
+    rows = f["row"].to_numpy()
+    a = np.stack([f["align"], g["align"]])
+    member = membership(split, rows)
+    m, total = pair(a, member), a.sum(0)
+    without = [column for column in f.columns if column.startswith("without_")]
+    names = split.names()
+    span = np.ptp(m)
+    table = pd.DataFrame(
+        {
+            "row": rows,
+            "index": index[rows],
+            "label": labels[rows],
+            "set": [names.get(int(row), "") for row in rows],
+            "align_f": a[0],
+            "align_g": a[1],
+            "m": m,
+            "m_rel": np.divide(m, total, out=np.zeros_like(m), where=total > 0),
+            "m_range": m / span if span > 0 else np.zeros_like(m),
+            "se_views": jackknife(g[without].to_numpy() - f[without].to_numpy()),
+            "se_seeds": np.nan,
+            "z": np.nan,
+        }
+    )
+    table["mirrored"] = mirrored(a, member) if (~member).all(0).any() else np.nan
+    return table
