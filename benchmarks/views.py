@@ -1,7 +1,7 @@
 """Views per second on one core, against lightly's SimCLRTransform on PIL images in a DataLoader without workers.
 
-    python benchmarks/views.py            # about a minute
-    python benchmarks/views.py --quick    # a few seconds
+    python -m benchmarks.views            # one to two minutes
+    python -m benchmarks.views --quick    # about 20 seconds
 
 Both sides make two views of the same batch by turns, in one process with one thread, on its CPU clock, which leaves out
 waiting for other programs but not what they take from the caches. Given are the median over repeats, the smallest

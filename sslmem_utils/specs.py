@@ -107,8 +107,8 @@ class SplitSpec(Spec):
 class ViewSpec(Spec):
     """One draw of augmentations: what Aug(x) means. Probabilities are per image; strengths as in torchvision.
 
-    Order: resized crop, flips, colour jitter (its operations in a random order per image), grayscale, blur, invert,
-    mask. All act on values in [0, 1], before any normalisation.
+    Order: resized crop, flips, colour jitter (its operations in a random order per image), grayscale, blur, invert.
+    All act on values in [0, 1], before any normalisation. The mask hides patches from the encoder, not from the view.
     """
 
     crop_scale: Range = (1.0, 1.0)  # share of the area kept; (1, 1) with crop_ratio (1, 1) is no crop
@@ -134,6 +134,8 @@ class ViewSpec(Spec):
             low, high = getattr(self, name)
             if not 0 < low <= high <= top:
                 raise ValueError(f"{name} must satisfy 0 < low <= high <= {top:g}, found ({low:g}, {high:g})")
+        if self.jitter == 0 and (self.brightness or self.contrast or self.saturation or self.hue):
+            raise ValueError("colour strengths do nothing when jitter is 0; raise jitter or set the strengths to 0")
         if self.blur_kernel % 2 == 0:
             raise ValueError(f"blur_kernel must be odd, found {self.blur_kernel}; use {self.blur_kernel + 1}")
         return self

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import sys
 import threading
 import time
@@ -255,7 +256,8 @@ def _write(folder: Path, state: Training, split: splits.Split) -> None:
 
 # ---------------------------------------------------------------- several encoders at a time
 def _follow_parent() -> None:
-    """End this worker when its parent is gone: a killed run must not go on in the background."""
+    """End this worker when its parent is gone or it is interrupted: checkpoints make that safe at any moment."""
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     parent = os.getppid()
 
     def watch() -> None:
