@@ -18,7 +18,7 @@ class SplitError(SpecError):
 
 
 class DataError(SSLMemError):
-    """A dataset is missing, damaged or not what its registry entry says."""
+    """A dataset, table or encoder output is missing, damaged or not what it should be."""
 
 
 class StoreError(SSLMemError):

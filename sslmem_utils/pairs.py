@@ -30,7 +30,7 @@ def pair_specs(base: TrainSpec, seed: int, coupled: bool = False) -> tuple[Train
     """
     split = base.split.but(seed=seed)
     if not split.independent:
-        raise SpecError("a pair needs an independent set of the candidates' size, so that f and g train on equally many.")
+        raise SpecError("a pair needs an independent set as large as the candidate set; set both in the SplitSpec.")
     f, g = (base.but(split=split, sets=sets, seed=2 * seed) for sets in SETS_OF.values())
     return f, g if coupled else g.but(seed=2 * seed + 1)
 
@@ -90,9 +90,8 @@ def scores(
     tables = []
     for seed, (f, g) in zip(seeds, pairs, strict=True):
         for setting in score:
-            table = scoring.score_table(
-                alignment(f, setting, store), alignment(g, setting, store), split_of(f), images.index, images.labels.numpy()
-            )
+            of_f, of_g = alignment(f, setting, store), alignment(g, setting, store)
+            table = scoring.score_table(of_f, of_g, split_of(f), images.index, images.labels.numpy())
             tables.append(table.assign(seed=seed, representation=setting.representation))
     return pd.concat(tables, ignore_index=True)
 
@@ -142,4 +141,5 @@ def with_pictures(rows: pd.DataFrame, spec: DatasetSpec) -> pd.DataFrame:
     images = data.load(spec)
     some = images.images[rows["row"].to_numpy()].numpy()
     names = [images.classes[label] if label >= 0 else "" for label in rows["label"]]
-    return rows.assign(**{"class": names}, shape=[list(some.shape[1:])] * len(rows), pixels=[list(x.ravel()) for x in some])
+    shapes, pixels = [list(some.shape[1:])] * len(rows), [list(image.ravel()) for image in some]
+    return rows.assign(**{"class": names}, shape=shapes, pixels=pixels)

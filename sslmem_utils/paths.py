@@ -43,7 +43,7 @@ def jobs() -> int:
         if not value.isdigit() or int(value) < 1:
             from .errors import SpecError
 
-            raise SpecError(f"SSLMEM_JOBS must be a whole number of at least 1, found {value!r}; unset it or correct it.")
+            raise SpecError(f"SSLMEM_JOBS must be a whole number of at least 1, found {value!r}; correct or unset it.")
         return int(value)
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1

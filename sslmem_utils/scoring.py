@@ -84,7 +84,7 @@ def align_features(
 
 
 def jackknife(without: np.ndarray) -> np.ndarray:
-    """Delete-one-view standard error along the last axis: sqrt((K-1)/K sum (t_-j - mean)^2). Shape (..., k) -> (...)."""
+    """Delete-one-view standard error, sqrt((K-1)/K sum (t_-j - mean)^2), along the last axis: (..., k) -> (...)."""
     k = without.shape[-1]
     centred = without - without.mean(-1, keepdims=True)
     return np.sqrt((k - 1) / k * np.square(centred).sum(-1))
@@ -138,7 +138,8 @@ def align(
         if spec.normalize:
             z = torch.nn.functional.normalize(z, dim=-1)
             clean = None if clean is None else torch.nn.functional.normalize(clean, dim=-1)
-        parts.append({k: v.cpu() for k, v in align_features(z.unflatten(0, (len(some), -1)), spec.distance, clean).items()})
+        found = align_features(z.unflatten(0, (len(some), -1)), spec.distance, clean)
+        parts.append({name: values.cpu() for name, values in found.items()})
     joined = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
     without = joined.pop("without")
     table = pd.DataFrame({"row": rows, "align": joined["align"], "se_views": jackknife(without), **joined})
@@ -172,14 +173,15 @@ def mirrored(a: Float[np.ndarray, "2 n"], member: Bool[np.ndarray, "2 n"]) -> Fl
 # ---------------------------------------------------------------- score table
 def membership(split: Split, rows: np.ndarray) -> Bool[np.ndarray, "2 n"]:
     """Inclusion mask of f and g for `rows`: f saw shared and candidate, g shared and independent."""
-    return np.stack([np.isin(rows, split.rows("shared", "candidate")), np.isin(rows, split.rows("shared", "independent"))])
+    trained_on = split.rows("shared", "candidate"), split.rows("shared", "independent")
+    return np.stack([np.isin(rows, members) for members in trained_on])
 
 
 def score_table(f: pd.DataFrame, g: pd.DataFrame, split: Split, index: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
     """Score every image of two alignment tables of the same images and views.
 
     index, labels: of the whole dataset, looked up by row. Columns as in COLUMNS plus `row` and `mirrored`:
-    `m` raw (units of the distance); `m_rel` = (align_g - align_f) / (align_g + align_f), 0 where both are 0; `m_range` =
+    `m` raw (units of the distance); `m_rel` = (align_g - align_f) / (align_g + align_f), 0 where both are 0; `m_range`:
     m over its range in the scored set (the paper's normalisation, never for comparing encoders); `se_views` jackknife
     over the common views; `se_seeds` and `z` are empty with one pair: seed noise not measured.
     """

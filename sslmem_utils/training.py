@@ -4,7 +4,7 @@
     model = training.train(spec)                 # load or train one encoder
     training.train_all([f_spec, g_spec])         # load or train several: one-thread processes on a CPU
 
-A finished encoder is an artifact of the store under the hash of its spec, the data's fingerprint and the result versions.
+A finished encoder is an artifact of the store under the hash of its spec, the data's fingerprint and result versions.
 On a CPU two processes of one thread each beat one of two threads by 1.35 to 2.2 for the small encoders here. A killed
 training goes on from its last checkpoint and ends in the same bits, because every random draw is a function of (seed,
 epoch, image) and nothing depends on time or on the number of processes.
@@ -202,7 +202,10 @@ def load(spec: TrainSpec, store: Store | None = None) -> Method | None:
     return state.model.eval()
 
 
-def train(spec: TrainSpec, store: Store | None = None, progress: Callable[[int, int, float], None] | None = None) -> Path:
+Progress = Callable[[int, int, float], None]
+
+
+def train(spec: TrainSpec, store: Store | None = None, progress: Progress | None = None) -> Path:
     """Train the encoder of a spec unless it is stored; its folder (weights, losses, spec).
 
     `progress(epoch, epochs, loss)` is called after each epoch. Raises SpecError, SplitError or DataError before

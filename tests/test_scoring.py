@@ -10,7 +10,7 @@ from torch import nn
 
 from sslmem_utils import encoders, scoring, splits, views
 from sslmem_utils.errors import DataError, SpecError
-from sslmem_utils.specs import EncoderSpec, ScoreSpec, SplitSpec, ViewSpec
+from sslmem_utils.specs import SETS, EncoderSpec, ScoreSpec, SplitSpec, ViewSpec
 
 DISTANCES = ("l2", "cosine", "l1", "angular")
 VIEW = ViewSpec(crop_scale=(0.5, 1.0), crop_ratio=(0.75, 4 / 3), brightness=0.2, contrast=0.2, jitter=0.8)
@@ -26,7 +26,7 @@ def encoder(name: str = "mlp", shape: tuple[int, int, int] = (1, 8, 8), seed: in
     return encoders.build(EncoderSpec(name=name, options=options), shape)
 
 
-def align(model: nn.Module, x: torch.Tensor, ids: torch.Tensor, view: ViewSpec = VIEW, rows=None, **spec) -> pd.DataFrame:
+def align(model: nn.Module, x: torch.Tensor, ids: torch.Tensor, view=VIEW, rows=None, **spec) -> pd.DataFrame:
     return scoring.align(model, x, ids, ScoreSpec(**spec), view=view, fingerprint="test", rows=rows)
 
 
@@ -71,9 +71,10 @@ def test_scores_are_bit_equal_for_any_block_order_and_subset(name: str, shape: t
     model = encoder(name, shape)
     whole = align(model, x, ids).set_index("row")
     order = np.random.default_rng(0).permutation(44)
-    pd.testing.assert_frame_equal(align(model, x, ids, rows=order).set_index("row").sort_index(), whole, check_exact=True)
-    subset = order[:7]
-    pd.testing.assert_frame_equal(align(model, x, ids, rows=subset).set_index("row"), whole.loc[subset], check_exact=True)
+    shuffled = align(model, x, ids, rows=order).set_index("row").sort_index()
+    pd.testing.assert_frame_equal(shuffled, whole, check_exact=True)
+    some = align(model, x, ids, rows=order[:7]).set_index("row")
+    pd.testing.assert_frame_equal(some, whole.loc[order[:7]], check_exact=True)
     alone = align(model, x[5:6], ids[5:6])
     assert alone["align"][0] == whole["align"][5]
 
@@ -208,7 +209,7 @@ def test_score_columns_follow_their_definitions() -> None:
     np.testing.assert_allclose(scores["m_rel"], scores["m"] / (scores["align_g"] + scores["align_f"]))
     assert np.ptp(scores["m_range"]) == pytest.approx(1)
     assert scores[["se_seeds", "z"]].isna().all().all()  # one pair measures no seed noise
-    assert scores["set"].value_counts().to_dict() == dict.fromkeys(("shared", "candidate", "independent", "external"), 10)
+    assert scores["set"].value_counts().to_dict() == dict.fromkeys(SETS, 10)
 
 
 def test_every_encoder_sees_the_same_views() -> None:

@@ -17,7 +17,7 @@ def train_spec(**changes: object) -> TrainSpec:
 
 def test_equal_specs_have_one_text_one_key_and_one_hash() -> None:
     one, other = ViewSpec(crop_scale=(0.5, 1), flip=0.5), ViewSpec(flip=0.5, crop_scale=[0.5, 1.0])
-    assert one == other and one.canonical() == other.canonical() and one.key() == other.key() and hash(one) == hash(other)
+    assert one == other and one.canonical() == other.canonical() and one.key() == other.key()
     assert len({one, other}) == 1
 
 
@@ -34,7 +34,8 @@ def test_a_spec_survives_its_json() -> None:
 
 
 def test_a_key_is_the_same_in_every_process() -> None:
-    code = "from sslmem_utils.specs import SplitSpec as S; print(S(shared=10, candidate=5, independent=5, external=8).key())"
+    code = "from sslmem_utils.specs import SplitSpec; "
+    code += "print(SplitSpec(shared=10, candidate=5, independent=5, external=8).key())"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert found == SPLIT.key() == "519fc610888e5db42ab8"
 

@@ -54,7 +54,7 @@ def test_json_round_trip() -> None:
 
 
 def test_sets_larger_than_the_data_are_refused() -> None:
-    with pytest.raises(SplitError, match=r"shared \(800\) .* = 1550 exceed the 1000 images of digits; lower one of them"):
+    with pytest.raises(SplitError, match=r"shared \(800\) .* = 1550 exceed the 1000 images of digits; lower"):
         draw(shared=800)
 
 

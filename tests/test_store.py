@@ -119,7 +119,8 @@ def test_a_file_size_limit_keeps_the_old_file(tmp_path: Path) -> None:
 
 
 def test_a_read_only_store_is_one_sentence(tmp_path: Path) -> None:
-    target = Path("/proc/sslmem") if os.geteuid() == 0 else tmp_path / "locked"  # root may write to any folder but these
+    # root may write to any folder but those of the kernel
+    target = Path("/proc/sslmem") if os.geteuid() == 0 else tmp_path / "locked"
     if os.geteuid() != 0:
         target.mkdir(mode=0o500)
     with pytest.raises(StoreError, match="cannot write to .*choose another folder") as caught:

@@ -61,6 +61,7 @@ def test_a_stopped_training_goes_on_to_the_same_bits(optimizer: str, encoder: st
         return training.Training.start(settings, (1, 8, 8))
 
     whole = state()
+
     def keep(state: training.Training) -> None:
         kept[state.epoch] = {name: value.clone() for name, value in state.tensors().items()}
 
@@ -79,7 +80,8 @@ from sslmem_utils.specs import ScoreSpec, TrainSpec
 from sslmem_utils.store import Store
 training.CHECKPOINT_SECONDS = 0.0
 base = TrainSpec.model_validate_json(sys.argv[2])
-table = pairs.scores(base, [0], (ScoreSpec(views=6), ScoreSpec(views=6, representation="projector")), store=Store(Path(sys.argv[1])))
+settings = ScoreSpec(views=6), ScoreSpec(views=6, representation="projector")
+table = pairs.scores(base, [0], settings, store=Store(Path(sys.argv[1])))
 table.to_parquet(sys.argv[3])
 """
 

@@ -25,8 +25,8 @@ class ViT(Encoder):
         channels, *side = shape
         if any(s % patch for s in side) or width % heads:
             raise SpecError(
-                f"a ViT needs sides divisible by its patch and a width divisible by its heads, found {side[0]}x{side[1]} "
-                f"pixels with patch {patch} and width {width} with {heads} heads; change one of them."
+                "a ViT needs sides divisible by its patch and a width divisible by its heads, found "
+                f"{side[0]}x{side[1]} pixels with patch {patch} and width {width} with {heads} heads; change one."
             )
         self.body = VisionTransformer(
             img_size=tuple(side), patch_size=patch, in_chans=channels, num_classes=0, embed_dim=width, depth=depth,

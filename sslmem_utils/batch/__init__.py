@@ -1,0 +1,261 @@
+"""Batch runs: execute notebooks through papermill, resume finished ones, render pages from committed results.
+
+    from sslmem_utils import batch
+    outcomes = batch.run(batch.plan(["03"], "quick", ["seeds=1,2,3"]))
+    page = batch.render("03_four_sets", "quick")
+
+A computed notebook becomes `_build/runs/PROFILE/NOTEBOOK/executed.ipynb` beside its tables and claims. It is executed
+again unless everything it depends on (its source, parameters, this package, the main libraries) is as it was and its
+outputs are intact. Committed results are never served in its place.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from .. import paths, runs
+from ..errors import RunError, SSLMemError
+from ..runs import display, tables
+from ..store import explained, write_json
+from . import kernel
+from .planning import (
+    BEST_FIRST,
+    Estimate,
+    Job,
+    canonical,
+    committed_profiles,
+    estimate,
+    history,
+    history_file,
+    notebooks,
+    plan,
+    profiles,
+    rendering_digest,
+    rendering_job,
+    run_digest,
+    select,
+)
+from .progress import Progress, following
+
+__all__ = [
+    "BEST_FIRST",
+    "Estimate",
+    "Job",
+    "Outcome",
+    "committed_profiles",
+    "estimate",
+    "executed",
+    "forecast",
+    "notebooks",
+    "plan",
+    "profiles",
+    "render",
+    "render_all",
+    "run",
+    "select",
+    "summary",
+]
+
+RECORD = "run.json"
+EXECUTED = "executed.ipynb"
+
+
+@dataclass
+class Outcome:
+    """What became of a job: `ok`, `cached` or `failed`, with time, memory, verdicts and the error's last line."""
+
+    job: Job
+    status: str
+    seconds: float = 0.0
+    memory_mb: float = 0.0
+    verdicts: dict[str, int] = field(default_factory=dict)
+    message: str = ""
+
+
+def run(
+    jobs: Sequence[Job],
+    force: bool = False,
+    minutes: float | None = None,
+    say: Callable[[str], None] | None = None,
+) -> list[Outcome]:
+    """Execute jobs one after another (training inside each uses all cores); a failure does not stop the others.
+
+    `force` executes finished ones too; `minutes` is the time allowed to each.
+    """
+    outcomes = []
+    say = say or (lambda text: print(text, file=sys.stderr, flush=True))
+    for number, job in enumerate(jobs, 1):
+        if not force and is_finished(job):
+            outcomes.append(Outcome(job, "cached", verdicts=verdicts(job)))
+            say(f"[{number}/{len(jobs)}] {job.notebook}: done before, nothing has changed")
+            continue
+        say(f"[{number}/{len(jobs)}] {job.notebook} ({job.profile}) ...")
+        outcome = _run_one(job, minutes)
+        outcomes.append(outcome)
+        result = f"{outcome.status} in {runs.duration(outcome.seconds)} {outcome.message}".rstrip()
+        say(f"[{number}/{len(jobs)}] {job.notebook}: {result}")
+    return outcomes
+
+
+def _run_one(job: Job, minutes: float | None) -> Outcome:
+    began = time.monotonic()
+    digest = run_digest(job)  # before it runs: a source edited meanwhile must not pass as executed
+    try:
+        with _alone(job), following(job.notebook) as progress:
+            _forget(job)
+            usage = kernel.execute(job.path, job.folder / EXECUTED, job.params, progress, minutes=minutes)
+            _check_outputs(job)
+            seconds = time.monotonic() - began
+            _record(job, digest, seconds, usage.memory_mb)
+    except SSLMemError as error:
+        return Outcome(job, "failed", time.monotonic() - began, message=str(error))
+    return Outcome(job, "ok", seconds, usage.memory_mb, verdicts(job))
+
+
+@contextmanager
+def _alone(job: Job) -> Iterator[None]:
+    """Hold the right to write a job's folder."""
+    with explained(job.folder):
+        job.folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(job.folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(f"another run of {job.notebook} with profile {job.profile} is under way; wait for it.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _forget(job: Job) -> None:
+    """Remove the record and page of an earlier run: what is left behind by a failure never passes for a result."""
+    with explained(job.folder):
+        (job.folder / RECORD).unlink(missing_ok=True)
+        (job.folder / EXECUTED).unlink(missing_ok=True)
+
+
+def _check_outputs(job: Job) -> None:
+    if not list(job.folder.glob("*.parquet")):
+        raise RunError(
+            f"it made no table in {tables.shown(job.folder)}; does it say "
+            f'runs.start("{job.notebook}", globals()) and make its tables with run.table?'
+        )
+
+
+def _record(job: Job, digest: str, seconds: float, memory_mb: float) -> None:
+    record = {
+        "notebook": job.notebook,
+        "profile": job.profile,
+        "params": job.params,
+        "digest": digest,
+        "seconds": round(seconds, 1),
+        "memory_mb": round(memory_mb),
+        "tables": {name: car["sha256"] for name, car in tables.sidecars(job.folder).items()},
+    }
+    write_json(job.folder / RECORD, record)
+    costs, name = history(), f"{job.profile}/{job.notebook}"
+    if seconds >= costs.get(name, {}).get("seconds", 0):  # a resumed run is short; the longest tells the whole cost
+        write_json(history_file(), {**costs, name: {key: record[key] for key in ("seconds", "memory_mb")}})
+
+
+def record(job: Job) -> dict[str, Any] | None:
+    """What was written down when the job's last execution finished; None when there is no finished one."""
+    file = job.folder / RECORD
+    return tables.read_json(file) if file.is_file() and (job.folder / EXECUTED).is_file() else None
+
+
+def is_finished(job: Job) -> bool:
+    """Whether a finished run of exactly this job has its outputs intact."""
+    found = record(job)
+    if found is None or found["digest"] != run_digest(job):
+        return False
+    return all(_intact(job.folder / f"{name}.parquet", sha256) for name, sha256 in found["tables"].items())
+
+
+def _intact(path: Path, sha256: str) -> bool:
+    return path.is_file() and path.with_suffix(tables.SIDECAR).is_file() and tables.sha256(path) == sha256
+
+
+def executed(notebook: str, profile: str) -> Path | None:
+    """The executed copy of a finished run on this machine, if there is one."""
+    job = Job(notebook, paths.NOTEBOOKS / f"{notebook}.ipynb", profile, {})
+    return job.folder / EXECUTED if record(job) else None
+
+
+def verdicts(job: Job) -> dict[str, int]:
+    """How many claims of a run have each verdict."""
+    file = job.folder / tables.CLAIMS
+    counts: dict[str, int] = {}
+    for claim in tables.read_json(file)["claims"] if file.is_file() else []:
+        counts[claim["verdict"]] = counts.get(claim["verdict"], 0) + 1
+    return counts
+
+
+def summary(outcomes: Sequence[Outcome]) -> str:
+    """The table printed at the end: notebook, result, time, memory, verdicts or the error."""
+    rows = [("notebook", "result", "time", "memory", "claims")]
+    for outcome in outcomes:
+        claims = ", ".join(f"{count} {verdict}" for verdict, count in sorted(outcome.verdicts.items()))
+        time_ = "" if outcome.status == "cached" else runs.duration(outcome.seconds)
+        memory = f"{outcome.memory_mb / 1024:.1f} GB" if outcome.status == "ok" else ""
+        rows.append((outcome.job.notebook, outcome.status, time_, memory, outcome.message or claims))
+    return display.aligned(rows)
+
+
+def forecast(jobs: Sequence[Job], force: bool = False) -> str:
+    """What a run would take: minutes and memory per notebook and in all, before anything starts."""
+    rows = [("notebook", "profile", "minutes", "memory", "from", "parameters")]
+    total, most = 0.0, 0.0
+    for job in jobs:
+        if not force and is_finished(job):
+            rows.append((job.notebook, job.profile, "0", "", "done before", canonical(job.params)))
+            continue
+        cost = estimate(job)
+        total, most = total + (cost.minutes or 0), max(most, cost.gigabytes or 0)
+        minutes, memory = (f"{value:.1f}" if value is not None else "?" for value in (cost.minutes, cost.gigabytes))
+        rows.append((job.notebook, job.profile, minutes, f"{memory} GB", cost.basis, canonical(job.params)))
+    return f"{display.aligned(rows)}\n\nin all about {total:.1f} minutes and at most {most:.1f} GB of memory at a time"
+
+
+# ---------------------------------------------------------------- pages from committed results
+def render(notebook: str, profile: str) -> Path:
+    """A notebook executed with committed results instead of computing; cached under all it depends on.
+
+    Raises RunError when the results are missing, damaged or do not fit the notebook.
+    """
+    job = rendering_job(notebook, profile)
+    output = paths.BUILD / "rendered" / notebook / profile / EXECUTED
+    digest = rendering_digest(job)
+    with explained(output.parent):
+        output.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(output.with_name(".lock")):
+        mark = output.with_name("digest")
+        if output.is_file() and mark.is_file() and mark.read_text() == digest:
+            return output
+        try:
+            kernel.execute(job.path, output, job.params, Progress(), render=True, minutes=10.0)
+        except RunError as error:
+            where = f"the page of {notebook} cannot be made from results/{notebook}/{profile}"
+            raise RunError(f"{where}: {error}") from None
+        mark.write_text(digest)
+    return output
+
+
+def render_all(pages: Sequence[tuple[str, str]]) -> list[Path]:
+    """`render` for several (notebook, profile) at once; the work is done in their kernels, so threads do.
+
+    No thread changes the working directory: papermill does so only when it is told one, and it is not.
+    """
+    with ThreadPoolExecutor(max_workers=max(1, min(len(pages), os.cpu_count() or 1))) as pool:
+        return list(pool.map(lambda page: render(*page), pages))

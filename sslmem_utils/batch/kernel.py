@@ -1,0 +1,205 @@
+"""Execute one notebook through papermill in a fresh kernel of the running interpreter."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from .. import paths
+from ..errors import RunError
+from ..runs.parameters import INJECTED
+from ..runs.tables import shown
+from ..store import explained
+from .progress import Progress
+
+_START_SECONDS = 300  # a loaded machine may need long to import what a kernel needs
+_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+HIDDEN = "remove-cell"  # tag by which the book leaves a cell out
+
+
+@dataclass
+class Usage:
+    """What a kernel and its children used: the largest sum of resident memory that was seen, in MB."""
+
+    memory_mb: float = 0.0
+    pid: int | None = None
+    timed_out: bool = False
+    done: threading.Event = field(default_factory=threading.Event)
+
+    def watch(self, minutes: float | None) -> None:
+        """Sample the memory twice a second; kill the kernel when its time is up."""
+        import psutil
+
+        waited = 0.0
+        while not self.done.wait(0.5):
+            waited += 0.5
+            if self.pid is None:
+                continue
+            with contextlib.suppress(psutil.Error):
+                process = psutil.Process(self.pid)
+                resident = sum(one.memory_info().rss for one in [process, *process.children(recursive=True)])
+                self.memory_mb = max(self.memory_mb, resident / 2**20)
+            if minutes is not None and waited > minutes * 60:
+                self.timed_out = True
+                self.kill()
+
+    def kill(self) -> None:
+        """End the kernel and every process it started (they share its process group)."""
+        if self.pid is not None and hasattr(os, "killpg"):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+
+def execute(
+    source: Path,
+    output: Path,
+    params: dict[str, Any],
+    progress: Progress,
+    *,
+    render: bool = False,
+    minutes: float | None = None,
+) -> Usage:
+    """Execute `source` with injected parameters into `output`; raises RunError with the error's last line.
+
+    The notebook is saved after each cell to `executing.ipynb` beside `output`, moved to `output` when all went well
+    and to `failed.ipynb` otherwise; what the kernel itself said is then in `kernel.log`. `minutes` is the time allowed
+    in all.
+    """
+    partial, failed, log = (output.with_name(name) for name in ("executing.ipynb", "failed.ipynb", "kernel.log"))
+    with explained(output.parent):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        failed.unlink(missing_ok=True)
+    usage = Usage()
+    watcher = threading.Thread(target=usage.watch, args=(minutes,), daemon=True)
+    watcher.start()
+    try:
+        with _connection() as connection, log.open("wb") as stream:
+            manager = _manager(_environment(render), connection, stream, usage)
+            notebook = _papermill(source, partial, params, progress, manager)
+        _finish(notebook, partial)
+        os.replace(partial, output)
+        log.unlink()
+    except RunError as error:
+        message = f"it took longer than the {minutes:g} minutes allowed." if usage.timed_out else str(error)
+        if partial.is_file():
+            os.replace(partial, failed)
+            message = f"{message} (see {shown(failed)})"
+        raise RunError(message) from None
+    finally:
+        usage.done.set()
+        usage.kill()
+        watcher.join()
+    return usage
+
+
+def _papermill(source: Path, partial: Path, params: dict[str, Any], progress: Progress, manager: type) -> Any:
+    """Run papermill, turning whatever it raises into a RunError of one line."""
+    import nbformat
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+    from papermill.execute import execute_notebook
+
+    with source.open(encoding="utf-8") as file:
+        notebook = nbformat.read(file, as_version=4)
+    total = len(notebook.cells)
+    try:
+        return execute_notebook(
+            notebook,
+            str(partial),
+            params,
+            kernel_name="python3",  # only a label: the manager starts this interpreter whatever is installed
+            language="python",
+            progress_bar=False,
+            start_timeout=_START_SECONDS,
+            iopub_timeout=_START_SECONDS,
+            kernel_manager_class=manager,
+            stdout_file=progress,
+            stderr_file=progress,
+            on_cell_complete=lambda cell, cell_index: progress.cell(cell_index + 1, total + 1),
+            resources={"metadata": {"path": str(source.parent)}},  # the kernel's folder, as in Jupyter
+        )
+    except PapermillExecutionError as error:
+        lines = _ANSI.sub("", str(error.evalue)).strip().splitlines() or [""]
+        raise RunError(f"{error.ename}: {lines[-1]}") from None
+    except DeadKernelError:
+        raise RunError("its kernel was killed; if it ran out of memory, choose a smaller profile.") from None
+    except RuntimeError as error:
+        raise RunError(f"its kernel did not start ({error}); try `sslmem doctor`.") from None
+
+
+def _finish(notebook: Any, path: Path) -> None:
+    """Hide the injected cell, drop this machine's paths from the metadata, and save."""
+    import nbformat
+
+    for cell in notebook.cells:
+        if "injected-parameters" in cell.metadata.get("tags", []) and cell.source.startswith(INJECTED):
+            cell.metadata.tags = [*cell.metadata.tags, HIDDEN]
+        cell.metadata.pop("papermill", None)
+    notebook.metadata.pop("papermill", None)
+    path.write_text(nbformat.writes(notebook), encoding="utf-8")
+
+
+def _environment(render: bool) -> dict[str, str]:
+    """Environment of the kernel: this project, this package, no startup files of the user, no debugger warnings."""
+    known = {name: value for name, value in os.environ.items() if name != "SSLMEM_RENDER"}
+    search = [str(paths.PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {
+        **known,
+        "SSLMEM_ROOT": str(paths.ROOT),
+        "SSLMEM_BUILD": str(paths.BUILD.resolve()),
+        "PYTHONPATH": os.pathsep.join(search),
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        "IPYTHONDIR": str(paths.BUILD.resolve() / "ipython"),
+        **({"SSLMEM_RENDER": "1"} if render else {}),
+    }
+
+
+@contextlib.contextmanager
+def _connection() -> Iterator[Path]:
+    """A connection file in a short-named folder of its own: socket paths may have 100 characters at most."""
+    folder = Path(tempfile.mkdtemp(prefix="sslmem-"))
+    try:
+        yield folder / "k.json"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _manager(environment: dict[str, str], connection: Path, log: IO[bytes], usage: Usage) -> type:
+    """A kernel manager class that starts `sys.executable`, whatever kernel specs are installed.
+
+    Sockets are files where the system has them: no open ports, and runs where the loopback network is down.
+    """
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+
+    command = [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    spec = KernelSpec(argv=command, display_name="Python 3", language="python")
+
+    class Manager(AsyncKernelManager):
+        def __init__(self, **options: Any) -> None:
+            transport = "tcp" if os.name == "nt" else "ipc"
+            super().__init__(**{**options, "transport": transport, "connection_file": str(connection)})
+
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            return spec
+
+        async def _async_start_kernel(self, **options: Any) -> None:
+            # Output of cells arrives as messages; what remains are words of the kernel about itself
+            added = {"env": dict(environment), "stdout": log, "stderr": log}
+            await super()._async_start_kernel(**{**options, **added})
+            usage.pid = self.provisioner.pid
+
+        start_kernel = _async_start_kernel
+
+    return Manager

@@ -1,0 +1,69 @@
+"""`sslmem train`: a pair of encoders on any dataset, and the score of every image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import SpecError
+
+
+def train(
+    dataset: Annotated[str, typer.Argument(help="a known or imported dataset (sslmem data list)")],
+    candidates: Annotated[int, typer.Option(help="images only f sees; g gets as many of its own")] = 125,
+    shared: Annotated[int, typer.Option(help="images both see")] = 125,
+    external: Annotated[int, typer.Option(help="images neither sees")] = 500,
+    seeds: Annotated[int, typer.Option(min=1, help="how many pairs, each with its own split")] = 1,
+    method: Annotated[str | None, typer.Option(help="SSL method (default: the recipe of the dataset)")] = None,
+    encoder: Annotated[str | None, typer.Option(help="encoder architecture")] = None,
+    view: Annotated[str | None, typer.Option(help="view policy by name: weak, normal, strong, ...")] = None,
+    epochs: Annotated[int | None, typer.Option(help="passes over the training images")] = None,
+    batch: Annotated[int | None, typer.Option(help="images a step")] = None,
+    lr: Annotated[float | None, typer.Option(help="peak learning rate")] = None,
+    views: Annotated[int, typer.Option(help="views K that the score compares")] = 20,
+    size: Annotated[int | None, typer.Option(help="resize images to so many pixels")] = None,
+    part: Annotated[str, typer.Option(help="train, test or all")] = "all",
+    output: Annotated[Path | None, typer.Option(help="write the score table here (.csv or .parquet)")] = None,
+) -> None:
+    """Train encoders f and g on a dataset and score its images.
+
+    Trained encoders are kept and reused.
+    """
+    if output is not None and output.suffix not in (".csv", ".parquet"):
+        raise SpecError(f"the score table is written as .csv or .parquet, found {output.name!r}; change the ending.")
+    from .. import pairs, recipes, stats, training
+    from .. import views as policies
+    from ..specs import DatasetSpec, ScoreSpec
+
+    given = {"method": method, "encoder": encoder, "epochs": epochs, "batch": batch, "lr": lr}
+    changes = {name: value for name, value in given.items() if value is not None}
+    if view is not None:
+        changes["view"] = policies.named(view)
+    base = recipes.recipe(
+        DatasetSpec(name=dataset, size=size, part=part),
+        candidate=candidates,
+        shared=shared,
+        external=external,
+        compute=training.compute_here(),
+        **changes,
+    )
+    score = ScoreSpec(views=views, compute=base.compute)
+    table = pairs.scores(base, range(seeds), (score, score.but(representation="projector")))
+    means = stats.set_means(table).pivot_table(index=["representation", "seed"], columns="set", values="centred")
+    print("centred mean of m_rel, set by set:\n" + means.to_string(float_format=lambda value: f"{value:.4f}"))
+    top = pairs.ranking(table[table["representation"] == "pooled"]).head(10)
+    print("\nmost memorized images:\n" + top.drop(columns="row").to_string(index=False))
+    if output is not None:
+        _write(table, output)
+        print(f"\nwrote {output}: {len(table):,} rows")
+
+
+def _write(table: object, output: Path) -> None:
+    from ..store import write_atomic
+
+    if output.suffix == ".csv":
+        write_atomic(output, lambda file: table.to_csv(file, index=False))
+    else:
+        write_atomic(output, lambda file: table.to_parquet(file, index=False))

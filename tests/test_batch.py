@@ -1,0 +1,341 @@
+"""Plans are checked before anything runs; notebooks run in fresh kernels, resume, fail and stop as they should."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from projects import TOY, environment, sslmem, write_notebook
+
+from sslmem_utils import batch, paths, runs
+from sslmem_utils.batch import export, planning, progress
+from sslmem_utils.errors import RunError, SpecError
+from sslmem_utils.runs import tables
+
+KILLED = """import os, signal, subprocess
+from pathlib import Path
+
+child = subprocess.Popen(["sleep", "300"])
+(run.folder / "child.txt").write_text(str(child.pid))
+os.kill(os.getpid(), signal.SIGKILL)"""
+SLEEPS = """import os, time
+
+(run.folder / "kernel.txt").write_text(str(os.getpid()))
+print("asleep", file=sys.stderr, flush=True)
+time.sleep(300)"""
+
+
+def inside(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    """Work on the project in `root` within this process."""
+    for name in ("NOTEBOOKS", "RESULTS"):
+        monkeypatch.setattr(paths, name, root / name.lower())
+    monkeypatch.setattr(paths, "ROOT", root)
+    monkeypatch.setattr(paths, "PROFILES", root / "notebooks" / "profiles")
+    monkeypatch.setattr(paths, "BUILD", root / "_build")
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    write_notebook(tmp_path, "01_toy", TOY, quick="", laptop="profile: laptop\nn: 7\nrate: 2\n")
+    write_notebook(tmp_path, "03_other", TOY)
+    inside(monkeypatch, tmp_path)
+    return tmp_path
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended (or waits only for its parent to notice)."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return True
+    return state == "Z"
+
+
+def wait_for(condition: object, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.1)
+
+
+# ---------------------------------------------------------------- plans
+def test_a_plan_holds_checked_parameters(project: Path) -> None:
+    job, other = batch.plan([], "quick", ["n=5", "seeds=1,2,3"])
+    assert (job.notebook, other.notebook) == ("01_toy", "03_other")
+    assert job.params == {"profile": "quick", "n": 5, "seeds": [1, 2, 3]}
+    assert batch.plan([], "laptop")[0].params == {"profile": "laptop", "n": 7, "rate": 2}
+    assert [job.notebook for job in batch.plan([], "laptop")] == ["01_toy"]  # the other has no such profile
+
+
+@pytest.mark.parametrize("name", ["3", "03", "03_other", "03_other.ipynb", "notebooks/03_other.ipynb"])
+def test_notebooks_are_named_in_several_ways(project: Path, name: str) -> None:
+    assert batch.select([name]) == ["03_other"]
+
+
+@pytest.mark.parametrize(
+    ("names", "profile", "overrides", "message"),
+    [
+        (["2"], "quick", [], "unknown notebook '2'; there are: 01_toy, 03_other"),
+        (["01_tod"], "quick", [], "did you mean 01_toy"),
+        ([], "quik", [], "unknown profile 'quik'; did you mean quick"),
+        (["03"], "laptop", [], "notebook 03_other: unknown profile 'laptop'"),
+        ([], "quick", ["seed=1"], "unknown parameter 'seed'; did you mean seeds"),
+        ([], "quick", ["n=3.0"], "parameter 'n' must be a whole number, found '3.0'"),
+        ([], "quick", ["n"], "name=value"),
+        ([], "quick", ["profile=laptop"], "--profile laptop"),
+    ],
+)
+def test_a_wrong_plan_is_one_sentence(
+    project: Path, names: list[str], profile: str, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(SpecError, match=message):
+        batch.plan(names, profile, overrides)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("profile: quick\nrows: 3\n", "unknown parameter 'rows'"),
+        ("profile: quick\nn: '3'\n", "'n' must be a whole number"),
+        ("profile: laptop\n", "says profile 'laptop'"),
+        ("- 1\n", "must hold lines"),
+        ("n: [1\n", "not valid YAML"),
+    ],
+)
+def test_a_wrong_profile_is_one_sentence(project: Path, text: str, message: str) -> None:
+    (project / "notebooks/profiles/01_toy/quick.yaml").write_text(text)
+    with pytest.raises(SpecError, match=message):
+        batch.plan(["1"], "quick")
+
+
+def test_a_damaged_notebook_is_one_sentence(project: Path) -> None:
+    (project / "notebooks/01_toy.ipynb").write_text('{"cells": ')
+    with pytest.raises(SpecError, match="not a Jupyter notebook"):
+        batch.plan(["1"], "quick")
+
+
+def test_estimates_come_from_the_profile_then_from_the_longest_run(project: Path) -> None:
+    job, other = batch.plan([], "quick")
+    assert batch.estimate(job) == batch.Estimate(0.5, 1.0, "profile")
+    assert batch.estimate(batch.plan(["1"], "laptop")[0]) == batch.Estimate(None, None, "unknown")
+    planning.history_file().parent.mkdir(parents=True)
+    planning.history_file().write_text(json.dumps({"quick/01_toy": {"seconds": 90.0, "memory_mb": 2048}}))
+    assert batch.estimate(job) == batch.Estimate(1.5, 2.0, "longest run here")
+    text = batch.forecast([job, other])
+    assert "in all about 2.0 minutes and at most 2.0 GB" in text and "1.5" in text.splitlines()[1]
+
+
+def test_the_digest_follows_source_and_parameters_only(project: Path) -> None:
+    digest = planning.run_digest(batch.plan(["1"], "quick")[0])
+    assert planning.run_digest(batch.plan(["1"], "quick", ["n=5"])[0]) != digest
+    file = project / "notebooks/01_toy.ipynb"
+    notebook = json.loads(file.read_text())
+    notebook["cells"][2].update(outputs=[], execution_count=7)
+    file.write_text(json.dumps(notebook, indent=2))
+    assert planning.run_digest(batch.plan(["1"], "quick")[0]) == digest
+    notebook["cells"][2]["source"] += "\n"
+    file.write_text(json.dumps(notebook))
+    assert planning.run_digest(batch.plan(["1"], "quick")[0]) != digest
+
+
+# ---------------------------------------------------------------- runs in real kernels
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, subprocess.CompletedProcess[str]]]:
+    """One good notebook and three that fail, each in another way, run by the command line."""
+    root = tmp_path_factory.mktemp("ran")
+    start = {name: TOY[name] for name in ("parameters", "start")}
+    write_notebook(root, "01_toy", TOY)
+    write_notebook(root, "02_broken", {**TOY, "figure": "raise ValueError('first\\nlast line')"})
+    write_notebook(root, "03_killed", {**start, "kill": KILLED})
+    write_notebook(root, "04_silent", start)
+    write_notebook(root, "05_sleeps", {**start, "sleep": SLEEPS}, slow="")
+    yield root, sslmem(root, "run")
+
+
+def test_a_failure_does_not_stop_the_others(ran: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    root, result = ran
+    assert result.returncode == 1
+    lines = {line.split()[0]: line for line in result.stdout.splitlines() if line}
+    assert "ok" in lines["01_toy"] and "1 supported" in lines["01_toy"]
+    assert "ValueError: last line (see _build/runs/quick/02_broken/failed.ipynb)" in lines["02_broken"]
+    assert "its kernel was killed" in lines["03_killed"]
+    assert "it made no table" in lines["04_silent"]
+    assert "error: 3 of 4 notebooks failed" in result.stderr
+    assert "Traceback" not in result.stderr and "WARNING" not in result.stderr
+    assert "[01_toy] epoch 1 of 1" in result.stderr
+    assert (root / "_build/runs/quick/02_broken/failed.ipynb").is_file()
+    assert not (root / "_build/runs/quick/02_broken/executed.ipynb").exists()
+
+
+def test_nothing_of_a_dead_kernel_stays_behind(ran: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    child = int((ran[0] / "_build/runs/quick/03_killed/child.txt").read_text())
+    wait_for(lambda: gone(child), 10)
+
+
+def test_the_executed_copy_hides_what_was_injected(ran: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    text = (ran[0] / "_build/runs/quick/01_toy/executed.ipynb").read_text()
+    notebook = json.loads(text)
+    injected = [cell for cell in notebook["cells"] if "injected-parameters" in cell["metadata"].get("tags", [])]
+    assert len(injected) == 1 and "remove-cell" in injected[0]["metadata"]["tags"]
+    assert "papermill" not in notebook["metadata"] and str(ran[0]) not in text
+
+
+def test_a_finished_run_is_left_alone(
+    ran: tuple[Path, subprocess.CompletedProcess[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside(monkeypatch, ran[0])
+    job = batch.plan(["1"], "quick")[0]
+    said: list[str] = []
+    assert [outcome.status for outcome in batch.run([job], say=said.append)] == ["cached"]
+    assert said == ["[1/1] 01_toy: done before, nothing has changed"]
+    assert "done before" in batch.forecast([job]) and "longest run here" in batch.forecast([job], force=True)
+    assert batch.estimate(job).minutes > 0 and batch.estimate(job).gigabytes > 0.05
+    assert not batch.is_finished(batch.plan(["1"], "quick", ["n=9"])[0])
+    file = job.folder / "points.parquet"
+    content = file.read_bytes()
+    file.write_bytes(content[:-1])
+    assert not batch.is_finished(job)
+    file.write_bytes(content)
+    assert batch.is_finished(job)
+
+
+def test_two_runs_of_one_notebook_do_not_mix(
+    ran: tuple[Path, subprocess.CompletedProcess[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from filelock import FileLock
+
+    inside(monkeypatch, ran[0])
+    job = batch.plan(["1"], "quick")[0]
+    with FileLock(job.folder / ".lock"):
+        result = sslmem(ran[0], "run", "1", "--force")
+    assert result.returncode == 1 and "another run of 01_toy" in result.stdout
+    assert batch.is_finished(job)
+
+
+def test_time_is_limited(ran: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    result = sslmem(ran[0], "run", "5", "--profile", "slow", "--timeout", "0.05")
+    assert result.returncode == 1 and "longer than the 0.05 minutes allowed" in result.stdout
+    assert "Traceback" not in result.stderr
+
+
+def test_ctrl_c_ends_the_kernel_too(ran: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    code = "import sys; from sslmem_utils.cli import main; sys.exit(main(['run', '5', '--profile', 'slow']))"
+    kernel = ran[0] / "_build/runs/slow/05_sleeps/kernel.txt"
+    kernel.unlink(missing_ok=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env=environment(ran[0]), stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    wait_for(lambda: kernel.is_file() and kernel.read_text() != "")
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "error: interrupted; finished work is kept" in errors and "Traceback" not in errors
+    wait_for(lambda: gone(int(kernel.read_text())), 10)
+
+
+def test_plain_papermill_is_as_strict(ran: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+    source, profile = ran[0] / "notebooks/01_toy.ipynb", ran[0] / "notebooks/profiles/01_toy/quick.yaml"
+    command = [sys.executable, "-m", "papermill", str(source), str(tmp_path / "out.ipynb"), "-f", str(profile)]
+    result = subprocess.run(
+        [*command, "-p", "rates", "3"],
+        env=environment(ran[0]),
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=120,
+    )
+    assert result.returncode == 1
+    assert "SpecError: notebook 01_toy: unknown parameter 'rates'; did you mean rate" in result.stderr
+
+
+# ---------------------------------------------------------------- results
+def published(root: Path) -> Path:
+    return root / "results/01_toy/quick"
+
+
+def test_export_and_render(ran: tuple[Path, subprocess.CompletedProcess[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    inside(monkeypatch, ran[0])
+    assert export.export("quick", [])[0].startswith("results/01_toy/quick: 1 tables")
+    assert sorted(path.name for path in published(ran[0]).iterdir()) == ["claims.json", "points.json", "points.parquet"]
+    page = batch.render("01_toy", "quick")
+    assert "committed results" in page.read_text()
+    outputs = [output for cell in json.loads(page.read_text())["cells"] for output in cell.get("outputs", [])]
+    assert outputs and not any(output["output_type"] == "stream" for output in outputs), "it computed"
+    before = page.stat().st_mtime_ns
+    assert batch.render("01_toy", "quick") == page and page.stat().st_mtime_ns == before
+    file = published(ran[0]) / "points.parquet"
+    content = file.read_bytes()
+    file.write_bytes(content[:-1])
+    with pytest.raises(RunError, match="cannot be made from results/01_toy/quick: StoreError: .*checksum"):
+        batch.render("01_toy", "quick")
+    file.write_bytes(content)
+
+
+def test_export_refuses_what_does_not_belong(
+    ran: tuple[Path, subprocess.CompletedProcess[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside(monkeypatch, ran[0])
+    with pytest.raises(RunError, match="02_broken was not run here"):
+        export.export("quick", ["2"])
+    with pytest.raises(RunError, match="no notebook was run here with profile slow"):
+        export.export("slow", [])
+    record = runs.folder_of("01_toy", "quick") / batch.RECORD
+    text = record.read_text()
+    record.write_text(text.replace('"profile": "quick"\n', '"n": 9,\n  "profile": "quick"\n', 1))
+    with pytest.raises(SpecError, match="other parameters"):
+        export.export("quick", ["1"])
+    record.write_text(text)
+    monkeypatch.setattr(export, "FILE_LIMIT", 100)
+    with pytest.raises(RunError, match="more than"):
+        export.export("quick", ["1"])
+    assert list((ran[0] / "results/01_toy").iterdir()) in ([], [published(ran[0])])  # nothing half done
+
+
+@pytest.mark.parametrize(("dataset", "allowed"), [("digits", True), ("fashion_mnist", True), ("cifar10", False)])
+def test_pictures_are_exported_only_where_allowed(project: Path, dataset: str, allowed: bool) -> None:
+    job = batch.plan(["1"], "quick")[0]
+    pixels = [np.arange(4, dtype=np.uint8), np.arange(4, dtype=np.uint8)]
+    frame = pd.DataFrame({"score": [1.0, 2.0], "pixels": pixels, "png": [b"abc", b"d"]})
+    facts = {"pictures": ["pixels", "png"], "pictures_of": dataset, "notebook": "01_toy", "profile": "quick"}
+    tables.write(job.folder, "gallery", frame, facts | tables.origin())
+    (job.folder / batch.RECORD).write_text(json.dumps({"params": job.params}))
+    (job.folder / "executed.ipynb").write_text("{}")
+    if not allowed:
+        with pytest.raises(SpecError, match="pictures of cifar10, which may not be redistributed"):
+            export.export("quick", ["1"])
+    export.export("quick", ["1"], without_pictures=True)
+    found, sidecar = tables.read(published(project), "gallery", "")
+    assert found["score"].tolist() == [1.0, 2.0]
+    assert found["pixels"][0].tolist() == ([0, 1, 2, 3] if allowed else [128] * 4)
+    assert found["png"][0] == (b"abc" if allowed else b"\x80\x80\x80")
+    assert ("withheld" in sidecar) is not allowed
+
+
+def test_committed_results_do_not_pass_for_a_run(project: Path) -> None:
+    job = batch.plan(["1"], "quick")[0]
+    tables.write(published(project), "points", pd.DataFrame({"x": [1]}), {"params": job.params})
+    assert batch.committed_profiles("01_toy") == ["quick"]
+    assert not batch.is_finished(job) and batch.executed("01_toy", "quick") is None
+
+
+def test_lines_keep_the_last_state_only() -> None:
+    stream = io.StringIO()
+    with progress.Lines("01_toy", stream) as lines:
+        for piece in ("epoch 1\n", "10 %\r20", " %\r", "30 %\n\n", "no end"):
+            lines.write(piece)
+    assert stream.getvalue().splitlines() == ["[01_toy] epoch 1", "[01_toy] 30 %", "[01_toy] no end"]
+
+
+def test_the_bar_takes_any_text() -> None:
+    with progress.Bar("01_toy") as bar:
+        bar.write("epoch 1 [of] 2 [/bold]\n")
+        bar.cell(1, 2)
