@@ -270,14 +270,14 @@ def build(profile: str = "") -> Path:
         known = sorted({name for notebook in batch.notebooks() for name in batch.profiles(notebook)})
         raise SpecError(runs.parameters.unknown("profile", profile, known))
     pages(batch.notebooks(), profile)  # one sentence instead of a Sphinx log if something is missing
-    command = [sys.executable, "-c", _JUPYTER_BOOK, "build", str(paths.ROOT), "-n", "-W", "--keep-going", "--quiet"]
-    if paths.BUILD.name == "_build":
-        command += ["--path-output", str(paths.BUILD.parent)]
+    output = paths.BUILD.parent if paths.BUILD.name == "_build" else paths.BUILD  # Jupyter Book adds _build/html
+    command = [sys.executable, "-c", _JUPYTER_BOOK, "build", str(paths.ROOT), "--path-output", str(output)]
+    command += ["-n", "-W", "--keep-going", "--quiet"]
     environment = {**os.environ, "SSLMEM_ROOT": str(paths.ROOT), "SSLMEM_BUILD": str(paths.BUILD), PROFILE: profile}
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     if result.returncode:
         raise RunError(f"the book was not built:\n{_complaints(result.stdout + result.stderr)}")
-    return paths.BUILD / "html" / "index.html"
+    return output / "_build" / "html" / "index.html"
 
 
 def _complaints(log: str) -> str:

@@ -54,6 +54,7 @@ RC |= {"svg.fonttype": "none", "svg.hashsalt": "sslmem", "image.composite_image"
 FONTS = "'DejaVu Sans', Verdana, 'Bitstream Vera Sans', Helvetica, Arial, sans-serif"  # Verdana is as wide as DejaVu
 SEED_LINE = {"lw": 0.8, "alpha": 0.5}
 DASHED = {"color": INK, "lw": 0.9, "ls": (0, (4, 3)), "zorder": 1}
+NO_SEEDS = "1 seed, no interval"
 MANY = 2000  # points beyond which a scatter is embedded as a picture, to keep the SVG small
 
 
@@ -117,11 +118,12 @@ def _grid(count: int, ylabel: str) -> tuple[Figure, list[Axes]]:
 
 
 def _ready(table: pd.DataFrame, *columns: str) -> tuple[pd.DataFrame, str]:
-    """The table with a seed column, and how many seeds it has, in words."""
+    """The table with a seed column, and how many seeds it has, in words ("" for a table that knows no seeds)."""
     require(table, columns)
-    table = table if "seed" in table else table.assign(seed=0)
+    if "seed" not in table:
+        return table.assign(seed=0), ""
     count = table["seed"].nunique()
-    return table, f"{count} seeds" if count > 1 else "1 seed, no interval"
+    return table, f"{count} seeds" if count > 1 else NO_SEEDS
 
 
 def _bar(axes: Axes, y: Number, found: Interval, ink: str) -> None:
@@ -175,6 +177,7 @@ def distribution_of_sets(table: pd.DataFrame, value: str = "m_rel") -> Figure:
     from seaborn import kdeplot
 
     table, seeds = _ready(table, "set", value)
+    seeds = seeds or NO_SEEDS
     names = [name for name in SETS if (table["set"] == name).any()]
     panels, said = _panels(table, "representation"), []
     figure = Figure(figsize=SIZES["tall"], layout="constrained")
@@ -212,6 +215,7 @@ def set_means(means: pd.DataFrame, value: str = "centred") -> Figure:
     `means` is what `stats.set_means` returns. External is the zero line, since it is what the means are centred on.
     """
     means, seeds = _ready(means, "set", value)
+    seeds = seeds or NO_SEEDS
     names = [name for name in SETS if name != "external" and (means["set"] == name).any()]
     panels, said = _panels(means, "representation"), []
     figure = Figure(figsize=(SIZES["wide"][0], 0.5 + 1.5 * len(panels)), layout="constrained")
@@ -261,6 +265,7 @@ def scatter_rank(table: pd.DataFrame, x: str = "knn_distance", y: str = "m_rel",
     the line is the mean in each tenth of the ranks with its interval over seeds.
     """
     table, seeds = _ready(table, x, y)
+    seeds = seeds or NO_SEEDS
     panels, said = _panels(table, panel), []
     figure, grid = _grid(len(panels), label(y))
     inks = colors(name for name, _ in panels)
@@ -314,8 +319,9 @@ def convergence(
         ends[name], inks[name] = float(place), INK
         said.append(f"{name} {place:g}")
     _end_labels(axes, ends, inks)
-    axes.set(xlabel=f"{label(x)}\n(mean and 95 % interval over {seeds})", ylabel=label(y))
-    return _settled(figure, f"{label(y)} against {label(x)}, mean and 95 % interval over {seeds}: {'; '.join(said)}.")
+    over = f"mean and 95 % interval over {seeds}" if seeds else ""
+    axes.set(xlabel=f"{label(x)}\n({over})" if over else label(x), ylabel=label(y))
+    return _settled(figure, f"{label(y)} against {label(x)}{f', {over}' if over else ''}: {'; '.join(said)}.")
 
 
 @style()
@@ -341,14 +347,15 @@ def curves(table: pd.DataFrame, points: pd.DataFrame | None = None, xlabel: str 
             place = {"transform": axes.get_xaxis_transform(), "clip_on": False, "zorder": 5}
             place |= {"ms": 8, "mec": "none", "color": colors([name])[name]}
             handles[name] = axes.plot(rows["x"], np.full(len(rows), 0.02), "^", **place)[0]
-        axes.set(xlabel=f"{xlabel}\n(mean and 95 % interval over {seeds})", title=label(panel))
-    for axes in grid:  # once all panels have been drawn and the y axis they share is known
+        axes.set(xlabel=f"{xlabel}\n(mean and 95 % interval over {seeds})" if seeds else xlabel, title=label(panel))
+    for axes in grid if len(names) > 1 else ():  # once all panels have been drawn and the y axis they share is known
         _end_labels(axes, ends[axes], inks)
     if handles:
         figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles), labelcolor="linecolor")
     where = f" in the panels {', '.join(panel for panel, _ in panels)}" if len(panels) > 1 else ""
     marked = f" Marked on the x axis: {', '.join(handles)}." if handles else ""
-    return _settled(figure, f"{ylabel} against {xlabel} for {', '.join(names)}{where}, mean over {seeds}.{marked}")
+    mean = f", mean over {seeds}" if seeds else ""
+    return _settled(figure, f"{ylabel} against {xlabel} for {', '.join(names)}{where}{mean}.{marked}")
 
 
 @style()

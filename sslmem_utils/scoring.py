@@ -120,9 +120,11 @@ def align(
     same ones and neither batch size, order nor subset changes a bit on a CPU. Raises DataError when a representation
     is not finite.
     """
-    model.eval()
+    torch.set_num_threads(spec.compute.threads)
+    model = model.to(spec.compute.device).eval()
+    half = torch.autocast(spec.compute.device, dtype=torch.bfloat16, enabled=spec.compute.precision == "bf16")
     rows = np.arange(len(images)) if rows is None else np.asarray(rows)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = torch.device(spec.compute.device)
     seed = seed_of("score views", fingerprint, spec.view_seed)
     numbers = torch.arange(spec.views, device=device)
     chunk = max(1, 16 * BLOCK // spec.views)  # images whose views are in memory at a time
@@ -130,8 +132,9 @@ def align(
     for start in range(0, len(rows), chunk):
         some = torch.as_tensor(rows[start : start + chunk])
         x, key = images[some].to(device), ids[some].to(device)
-        z = _blocks(model, draw_views(x, key, view, numbers, seed).flatten(0, 1), spec.representation)
-        clean = _blocks(model, x.float() / 255, spec.representation) if spec.comparison == "anchor" else None
+        with half:
+            z = _blocks(model, draw_views(x, key, view, numbers, seed).flatten(0, 1), spec.representation)
+            clean = _blocks(model, x.float() / 255, spec.representation) if spec.comparison == "anchor" else None
         if not torch.isfinite(z).all():
             bad = int(key[~torch.isfinite(z).view(len(some), -1).all(1)][0])
             raise DataError(f"the representation of image {bad} is not finite; the encoder cannot be scored.")

@@ -20,19 +20,22 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from tqdm import tqdm
 
 from . import data, encoders, methods, paths, splits, views
-from .errors import TrainingError
+from .errors import SSLMemError, TrainingError
 from .methods import Method
 from .specs import ComputeSpec, TrainSpec, digest, seed_of
 from .store import Store, explained, write_atomic
@@ -258,10 +261,15 @@ def _write(folder: Path, state: Training, split: splits.Split) -> None:
 
 
 # ---------------------------------------------------------------- several encoders at a time
-def _follow_parent() -> None:
+_pool: ProcessPoolExecutor | None = None
+_events: Any = None  # queue from the workers: (number, epoch, epochs, loss)
+
+
+def _begin_worker(events: Any) -> None:
     """End this worker when its parent is gone or it is interrupted: checkpoints make that safe at any moment."""
+    global _events
+    _events, parent = events, os.getppid()
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
-    parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -271,52 +279,87 @@ def _follow_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-_pool: ProcessPoolExecutor | None = None
-
-
 def _workers() -> ProcessPoolExecutor:
     """One pool of workers a process, kept, because importing torch takes seconds.
 
     A fork server imports it once for all workers; plain forks of a process that has used torch's threads may hang.
     """
-    global _pool
+    global _pool, _events
     if _pool is None:
         server = "forkserver" in get_all_start_methods()
         context = get_context("forkserver" if server else "spawn")
         if server:
             context.set_forkserver_preload([__name__])
-        _pool = ProcessPoolExecutor(paths.jobs(), context, _follow_parent)
+        _events = context.SimpleQueue()
+        _pool = ProcessPoolExecutor(paths.jobs(), context, _begin_worker, (_events,))
     return _pool
 
 
-def _train_text(text: str, root: str) -> str:
-    return str(train(TrainSpec.model_validate_json(text), Store(Path(root))))
+def _close() -> None:
+    global _pool
+    if _pool is not None:
+        _pool.shutdown(wait=False, cancel_futures=True)
+        _pool = None
+
+
+def _at_most_every_second(report: Progress) -> Progress:
+    """Pass on the last epoch and at most one epoch a second: small encoders have fifty."""
+    last = -math.inf
+
+    def progress(epoch: int, epochs: int, loss: float) -> None:
+        nonlocal last
+        if epoch == epochs or time.monotonic() - last >= 1:
+            last = time.monotonic()
+            report(epoch, epochs, loss)
+
+    return progress
+
+
+def _train_in_worker(number: int, text: str, root: str) -> None:
+    report = _at_most_every_second(lambda *event: _events.put((number, *event)))
+    train(TrainSpec.model_validate_json(text), Store(Path(root)), report)
+
+
+class _Watch:
+    """Shows how several encoders get on: a bar in a terminal, else one line an epoch on stderr."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.began = total, time.monotonic()
+        self.bar = tqdm(total=total, unit="encoder", leave=False) if sys.stderr.isatty() else None
+
+    def epoch(self, number: int, epoch: int, epochs: int, loss: float) -> None:
+        text = f"encoder {number} of {self.total}: epoch {epoch} of {epochs}, loss {loss:.3f}"
+        if self.bar is not None:
+            self.bar.set_postfix_str(text)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def finished(self, done: int) -> None:
+        if self.bar is not None:
+            self.bar.update(done - self.bar.n)
+        else:
+            seconds = time.monotonic() - self.began
+            print(f"trained {done} of {self.total} encoders, {seconds:.0f} s", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
 
 
 def train_all(specs: Sequence[TrainSpec], store: Store | None = None) -> list[Path]:
     """Train every encoder that is not stored yet; their folders in the order of `specs`.
 
-    On a CPU they run in `paths.jobs()` processes; on a GPU one after the other. One line a finished encoder on
-    stderr. When one fails, the others are finished and kept before its error is raised.
+    On a CPU they run in `paths.jobs()` processes; on a GPU one after the other. When one fails, the others are
+    finished and kept before its error is raised.
     """
     store = store or Store()
     missing = [spec for spec in dict.fromkeys(specs) if not _stored(spec, store)]
     parallel = len(missing) > 1 and paths.jobs() > 1 and all(spec.compute.device == "cpu" for spec in missing)
-    began, failed = time.monotonic(), []
-    if parallel:
-        futures: set[Future] = {_workers().submit(_train_text, spec.canonical(), str(store.root)) for spec in missing}
-        total = len(futures)
-        while futures:
-            done, futures = wait(futures, return_when=FIRST_COMPLETED)
-            failed += [error for future in done if (error := future.exception()) is not None]
-            _say(total - len(futures), total, began)
-    else:
-        for number, spec in enumerate(missing, 1):
-            try:
-                train(spec, store)
-            except TrainingError as error:
-                failed.append(error)
-            _say(number, len(missing), began)
+    watch = _Watch(len(missing))
+    try:
+        failed = (_in_parallel if parallel else _in_turn)(missing, store, watch)
+    finally:
+        watch.close()
     if failed:
         if isinstance(failed[0], BrokenProcessPool):
             _close()
@@ -325,17 +368,30 @@ def train_all(specs: Sequence[TrainSpec], store: Store | None = None) -> list[Pa
     return [train(spec, store) for spec in specs]
 
 
+def _in_parallel(specs: Sequence[TrainSpec], store: Store, watch: _Watch) -> list[BaseException]:
+    pool, root = _workers(), str(store.root)
+    futures = {pool.submit(_train_in_worker, number, spec.canonical(), root) for number, spec in enumerate(specs, 1)}
+    failed, total = [], len(futures)
+    while futures:
+        done, futures = wait(futures, timeout=0.2, return_when=FIRST_COMPLETED)
+        while not _events.empty():
+            watch.epoch(*_events.get())
+        if done:
+            failed += [error for future in done if (error := future.exception()) is not None]
+            watch.finished(total - len(futures))
+    return failed
+
+
+def _in_turn(specs: Sequence[TrainSpec], store: Store, watch: _Watch) -> list[BaseException]:
+    failed: list[BaseException] = []
+    for number, spec in enumerate(specs, 1):
+        try:
+            train(spec, store, _at_most_every_second(partial(watch.epoch, number)))
+        except SSLMemError as error:
+            failed.append(error)
+        watch.finished(number)
+    return failed
+
+
 def _stored(spec: TrainSpec, store: Store) -> bool:
     return store.get(KIND, key(spec, data.load(spec.dataset).fingerprint)) is not None
-
-
-def _say(done: int, total: int, began: float) -> None:
-    seconds = time.monotonic() - began
-    print(f"trained {done} of {total} encoders, {seconds:.0f} s", file=sys.stderr, flush=True)
-
-
-def _close() -> None:
-    global _pool
-    if _pool is not None:
-        _pool.shutdown(wait=False, cancel_futures=True)
-        _pool = None

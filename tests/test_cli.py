@@ -33,6 +33,14 @@ def write_claims(folder: Path, profile: str, values: list[float], **facts: objec
     write_json(folder / tables.CLAIMS, record | {"claims": [claim.but(profile=profile).model_dump(mode="json")]})
 
 
+TRAIN = [  # these load torch and lightly
+    (["train", "digts"], 2, "did you mean digits?"),
+    (["train", "digits", "--candidates", "2000"], 2, "exceed the 1797 images of digits"),
+    (["train", "digits", "--method", "simclrr"], 2, "did you mean 'simclr'?"),
+    (["train", "digits", "--view", "wek"], 2, "error: "),
+]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -49,11 +57,8 @@ def write_claims(folder: Path, profile: str, values: list[float], **facts: objec
         (["data", "show", "digit"], 2, "error: unknown dataset 'digit'; did you mean digits?"),
         (["data", "import", "new", "missing.zip"], 1, "error: "),
         (["results", "export", "quick"], 1, "error: no notebook was run here with profile quick"),
-        (["train", "digts"], 2, "did you mean digits?"),
-        (["train", "digits", "--candidates", "2000"], 2, "exceed the 1797 images of digits"),
-        (["train", "digits", "--method", "simclrr"], 2, "did you mean 'simclr'?"),
-        (["train", "digits", "--view", "wek"], 2, "error: "),
         (["train", "digits", "--output", "scores.txt"], 2, "written as .csv or .parquet"),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in TRAIN),
     ],
 )
 def test_errors_are_one_sentence(
@@ -172,6 +177,7 @@ def test_the_doctor_shows_facts_and_problems(
     assert "problem: only" in errors and "error: 4 problems" in errors
 
 
+@pytest.mark.slow
 def test_train_scores_a_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "scores.csv"
     sizes = ["--candidates", "10", "--shared", "10", "--external", "20"]

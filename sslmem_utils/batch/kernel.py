@@ -24,12 +24,13 @@ from .progress import Progress
 
 _START_SECONDS = 300  # a loaded machine may need long to import what a kernel needs
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_QUIET = "ignore:IProgress not found"  # tqdm would rather draw a widget, which no page could show
 HIDDEN = "remove-cell"  # tag by which the book leaves a cell out
 
 
 @dataclass
 class Usage:
-    """What a kernel and its children used: the largest sum of resident memory that was seen, in MB."""
+    """What a kernel and its children used: the most memory that was seen, in MB."""
 
     memory_mb: float = 0.0
     pid: int | None = None
@@ -37,18 +38,18 @@ class Usage:
     done: threading.Event = field(default_factory=threading.Event)
 
     def watch(self, minutes: float | None) -> None:
-        """Sample the memory twice a second; kill the kernel when its time is up."""
+        """Sample the memory once a second; kill the kernel when its time is up."""
         import psutil
 
         waited = 0.0
-        while not self.done.wait(0.5):
-            waited += 0.5
+        while not self.done.wait(1.0):
+            waited += 1.0
             if self.pid is None:
                 continue
             with contextlib.suppress(psutil.Error):
                 process = psutil.Process(self.pid)
-                resident = sum(one.memory_info().rss for one in [process, *process.children(recursive=True)])
-                self.memory_mb = max(self.memory_mb, resident / 2**20)
+                used = sum(_private(one) for one in [process, *process.children(recursive=True)])
+                self.memory_mb = max(self.memory_mb, used / 2**20)
             if minutes is not None and waited > minutes * 60:
                 self.timed_out = True
                 self.kill()
@@ -58,6 +59,12 @@ class Usage:
         if self.pid is not None and hasattr(os, "killpg"):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
+
+
+def _private(process: Any) -> int:
+    """Bytes of a process; pages that several processes share count once in all where the system says so (Linux)."""
+    info = process.memory_full_info()
+    return getattr(info, "pss", 0) or info.uss
 
 
 def execute(
@@ -83,7 +90,7 @@ def execute(
     watcher = threading.Thread(target=usage.watch, args=(minutes,), daemon=True)
     watcher.start()
     try:
-        with _connection() as connection, log.open("wb") as stream:
+        with _connection() as connection, log.open("wb") as stream, _event_loop():
             manager = _manager(_environment(render), connection, stream, usage)
             notebook = _papermill(source, partial, params, progress, manager)
         _finish(notebook, partial)
@@ -150,7 +157,7 @@ def _finish(notebook: Any, path: Path) -> None:
 
 
 def _environment(render: bool) -> dict[str, str]:
-    """Environment of the kernel: this project, this package, no startup files of the user, no debugger warnings."""
+    """Environment of the kernel: this project, this package, no startup files of the user, no needless warnings."""
     known = {name: value for name, value in os.environ.items() if name != "SSLMEM_RENDER"}
     search = [str(paths.PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
@@ -159,6 +166,7 @@ def _environment(render: bool) -> dict[str, str]:
         "SSLMEM_BUILD": str(paths.BUILD.resolve()),
         "PYTHONPATH": os.pathsep.join(search),
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        "PYTHONWARNINGS": ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), _QUIET])),
         "IPYTHONDIR": str(paths.BUILD.resolve() / "ipython"),
         **({"SSLMEM_RENDER": "1"} if render else {}),
     }
@@ -172,6 +180,19 @@ def _connection() -> Iterator[Path]:
         yield folder / "k.json"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _event_loop() -> Iterator[None]:
+    """Close the event loop that the kernel's client leaves open in this thread."""
+    from jupyter_core.utils import ensure_event_loop
+
+    try:
+        yield
+    finally:
+        loop = ensure_event_loop()
+        if not loop.is_running():  # a running one belongs to the caller
+            loop.close()
 
 
 def _manager(environment: dict[str, str], connection: Path, log: IO[bytes], usage: Usage) -> type:

@@ -49,6 +49,7 @@ def train(
         compute=training.compute_here(),
         **changes,
     )
+    pairs.split_of(training.resolved(base))  # sets, options and names are checked before a process starts
     score = ScoreSpec(views=views, compute=base.compute)
     table = pairs.scores(base, range(seeds), (score, score.but(representation="projector")))
     means = stats.set_means(table).pivot_table(index=["representation", "seed"], columns="set", values="centred")
