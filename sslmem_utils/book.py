@@ -273,7 +273,8 @@ def build(profile: str = "") -> Path:
     output = paths.BUILD.parent if paths.BUILD.name == "_build" else paths.BUILD  # Jupyter Book adds _build/html
     command = [sys.executable, "-c", _JUPYTER_BOOK, "build", str(paths.ROOT), "--path-output", str(output)]
     command += ["-n", "-W", "--keep-going", "--quiet"]
-    environment = {**os.environ, "SSLMEM_ROOT": str(paths.ROOT), "SSLMEM_BUILD": str(paths.BUILD), PROFILE: profile}
+    environment = {**os.environ, "SSLMEM_ROOT": str(paths.ROOT), "SSLMEM_BUILD": str(paths.BUILD.resolve())}
+    environment[PROFILE] = profile
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     if result.returncode:
         raise RunError(f"the book was not built:\n{_complaints(result.stdout + result.stderr)}")

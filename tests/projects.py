@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from sslmem_utils import paths
 
 TOY = {
@@ -74,3 +76,12 @@ def sslmem(root: Path, *arguments: str, timeout: float = 240, **variables: str) 
     command = [sys.executable, "-c", code, *arguments]
     env = environment(root) | variables
     return subprocess.run(command, env=env, cwd=root, capture_output=True, text=True, timeout=timeout)
+
+
+def inside(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    """Work on the project in `root` within this process."""
+    for name in ("NOTEBOOKS", "RESULTS"):
+        monkeypatch.setattr(paths, name, root / name.lower())
+    monkeypatch.setattr(paths, "ROOT", root)
+    monkeypatch.setattr(paths, "PROFILES", root / "notebooks" / "profiles")
+    monkeypatch.setattr(paths, "BUILD", root / "_build")

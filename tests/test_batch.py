@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from projects import TOY, environment, sslmem, write_notebook
+from projects import TOY, environment, inside, sslmem, write_notebook
 
-from sslmem_utils import batch, paths, runs
+from sslmem_utils import batch, runs
 from sslmem_utils.batch import export, planning, progress
 from sslmem_utils.errors import RunError, SpecError
 from sslmem_utils.runs import tables
@@ -32,15 +32,6 @@ SLEEPS = """import os, time
 (run.folder / "kernel.txt").write_text(str(os.getpid()))
 print("asleep", file=sys.stderr, flush=True)
 time.sleep(300)"""
-
-
-def inside(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
-    """Work on the project in `root` within this process."""
-    for name in ("NOTEBOOKS", "RESULTS"):
-        monkeypatch.setattr(paths, name, root / name.lower())
-    monkeypatch.setattr(paths, "ROOT", root)
-    monkeypatch.setattr(paths, "PROFILES", root / "notebooks" / "profiles")
-    monkeypatch.setattr(paths, "BUILD", root / "_build")
 
 
 @pytest.fixture
@@ -334,3 +325,22 @@ def test_the_bar_takes_any_text() -> None:
     with progress.Bar("01_toy") as bar:
         bar.write("epoch 1 [of] 2 [/bold]\n")
         bar.cell(1, 2)
+
+
+def test_other_images_under_the_same_name_are_a_reason_to_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    from sslmem_utils import data
+
+    job = batch.Job("03_four_sets", tmp_path / "x.ipynb", "quick", {"datasets": ["mine", "digits"]})
+    found = []
+    for grey in (10, 20):
+        for number in range(3):
+            picture = tmp_path / "images" / "a" / f"{number}.png"
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8), grey + number).save(picture)
+        data.import_images("mine", tmp_path / "images")
+        found.append(batch.data_of(job))
+    assert set(found[0]) == {"mine", "digits"} and found[0] != found[1]

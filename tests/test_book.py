@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from projects import TOY, environment, sslmem, write_notebook
-from test_batch import inside
+from projects import TOY, environment, inside, sslmem, write_notebook
 
 from sslmem_utils import book, paths
 from sslmem_utils.errors import RunError

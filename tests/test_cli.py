@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from projects import TOY, environment, sslmem, write_notebook
-from test_batch import inside
+from projects import TOY, environment, inside, sslmem, write_notebook
 
 from sslmem_utils import batch, book, claims, cli, data, paths
 from sslmem_utils.cli import diagnosis

@@ -297,3 +297,15 @@ def test_gallery_shows_no_image_twice_and_copes_with_one():
 def test_tables_and_images_that_do_not_fit_are_refused(draw, words):
     with pytest.raises(DataError, match=re.escape(words)):
         draw()
+
+
+def test_the_readme_shows_the_committed_results() -> None:
+    """Mend with `python book/readme_figure.py`, and the caption by hand."""
+    import runpy
+
+    from sslmem_utils import paths
+
+    script = runpy.run_path(str(paths.BOOK / "readme_figure.py"))
+    shown, drawn = script["TARGET"].read_text(encoding="utf-8"), script["svg"]()
+    words = re.findall(r">([^<>]*\d[^<>]*)</text>", drawn)  # outlines may differ in the last digit between versions
+    assert words and re.findall(r">([^<>]*\d[^<>]*)</text>", shown) == words

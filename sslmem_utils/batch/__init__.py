@@ -161,6 +161,7 @@ def _record(job: Job, digest: str, seconds: float, memory_mb: float) -> None:
         "digest": digest,
         "seconds": round(seconds, 1),
         "memory_mb": round(memory_mb),
+        "data": data_of(job),  # after the run: a dataset has a fingerprint once it was loaded
         "tables": {name: car["sha256"] for name, car in tables.sidecars(job.folder).items()},
     }
     write_json(job.folder / RECORD, record)
@@ -178,9 +179,18 @@ def record(job: Job) -> dict[str, Any] | None:
 def is_finished(job: Job) -> bool:
     """Whether a finished run of exactly this job has its outputs intact."""
     found = record(job)
-    if found is None or found["digest"] != run_digest(job):
+    if found is None or found["digest"] != run_digest(job) or found.get("data") != data_of(job):
         return False
     return all(_intact(job.folder / f"{name}.parquet", sha256) for name, sha256 in found["tables"].items())
+
+
+def data_of(job: Job) -> dict[str, str]:
+    """Fingerprints of the datasets that a job's parameters `dataset` and `datasets` name."""
+    from .. import data
+
+    one, several = job.params.get("dataset"), job.params.get("datasets")
+    names = {name for name in (one, *(several or [])) if isinstance(name, str)}
+    return {row["name"]: row["fingerprint"] for row in data.catalogue() if row["name"] in names} if names else {}
 
 
 def _intact(path: Path, sha256: str) -> bool:

@@ -72,7 +72,11 @@ def named(name: str, what: str) -> str:
 
 
 class Run:
-    """One run of one notebook under one profile; made by `start`."""
+    """One run of one notebook under one profile; made by `start`.
+
+    Attributes: `notebook`, `profile`, `params` (name -> value), `render` (True when committed results are shown and
+    nothing is computed), `folder` (outputs of this run), `tables` and `claims` made so far.
+    """
 
     def __init__(self, notebook: str, params: dict[str, Any], render: bool) -> None:
         self.notebook, self.params, self.render = notebook, params, render
