@@ -13,8 +13,10 @@ A notebook with neither stops the build with one sentence that says what to run.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -27,6 +29,7 @@ from .errors import RunError, SpecError, SSLMemError
 from .runs import display, tables
 
 PROFILE = "SSLMEM_BOOK"
+MATHJAX = "tex-svg.js"
 _NO_CLAIMS = "There are no claims yet: run `make paper`."
 _JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"  # it has no __main__ to run with -m
 _KEPT = ("kernelspec", "language_info")  # notebook metadata that pages need; the rest would be printed as fields
@@ -223,7 +226,18 @@ def setup(app: Any) -> dict[str, Any]:
     app.connect("env-get-outdated", _outdated)
     app.connect("source-read", _replace)
     app.connect("env-merge-info", _merge)
+    app.config.mathjax_path = MATHJAX  # relative to the page's _static folder: no page asks for another host
+    app.connect("build-finished", _copy_mathjax)
     return {"version": "1", "env_version": 1, "parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def _copy_mathjax(app: Any, error: Exception | None) -> None:
+    """Put MathJax with SVG output, one file that needs no others, beside the pages."""
+    package = importlib.util.find_spec("sphinx-mathjax-offline")
+    if error is None and app.builder.format == "html":
+        if package is None or package.origin is None:
+            sys.exit("error: MathJax is missing, so formulas cannot be shown; install sphinx-mathjax-offline.")
+        shutil.copyfile(Path(package.origin).parent / "static" / "mathjax" / MATHJAX, app.outdir / "_static" / MATHJAX)
 
 
 def _outdated(app: Any, env: Any, added: set[str], changed: set[str], removed: set[str]) -> list[str]:
