@@ -183,6 +183,8 @@ def test_train_scores_a_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert cli.main(["train", "digits", *sizes, "--epochs", "1", "--views", "2", "--output", str(output)]) == 0
     text = capsys.readouterr().out
     assert "most memorized images" in text and "pooled" in text
+    folders = [Path(line.split(": ")[1]) for line in text.splitlines() if line.startswith("seed 0, ")]
+    assert len(folders) == 2 and all((folder / "weights.safetensors").is_file() for folder in folders)
     header, *lines = output.read_text().splitlines()
     assert "m_rel" in header.split(",") and len(lines) == 2 * 50  # four sets, two representations
 

@@ -85,7 +85,8 @@ def test_every_import_of_the_package_is_declared() -> None:
     optional = {canonicalize_name(Requirement(text).name) for group in EXTRAS.values() for text in group}
     # Parts of a declared package that is bound to bring them: jupyter-book its Sphinx, papermill its notebook format.
     bundled = {"sphinx": "jupyter-book", "docutils": "jupyter-book", "myst-nb": "jupyter-book", "timm": "lightly"}
-    bundled |= {"nbformat": "papermill", "nbclient": "papermill", "jupyter-client": "ipykernel", "ipython": "ipykernel"}
+    bundled |= {"nbformat": "papermill", "nbclient": "papermill", "ipython": "ipykernel"}
+    bundled |= {"jupyter-client": "ipykernel", "jupyter-core": "ipykernel"}
     assert set(bundled.values()) <= runtime
     undeclared: dict[str, list[str]] = {}
     for path in sorted(PACKAGE.rglob("*.py")):

@@ -29,7 +29,7 @@ def train(
 ) -> None:
     """Train encoders f and g on a dataset and score its images.
 
-    Trained encoders are kept and reused.
+    Trained encoders are kept and reused; where their weights are is printed at the end.
     """
     if output is not None and output.suffix not in (".csv", ".parquet"):
         raise SpecError(f"the score table is written as .csv or .parquet, found {output.name!r}; change the ending.")
@@ -56,6 +56,10 @@ def train(
     print("centred mean of m_rel, set by set:\n" + means.to_string(float_format=lambda value: f"{value:.4f}"))
     top = pairs.ranking(table[table["representation"] == "pooled"]).head(10)
     print("\nmost memorized images:\n" + top.drop(columns="row").to_string(index=False))
+    print("\nweights (safetensors) and losses of each encoder:")
+    for seed in range(seeds):
+        for name, spec in zip("fg", pairs.pair_specs(base, seed), strict=True):
+            print(f"seed {seed}, {name}: {training.train(spec)}")
     if output is not None:
         _write(table, output)
         print(f"\nwrote {output}: {len(table):,} rows")
