@@ -101,10 +101,13 @@ def scores_of(
 ) -> pd.DataFrame:
     """`scores` of several experiments, stacked with a column `dataset` that holds their names.
 
-    Numbers are cut to single precision, which halves the tables that are published and is far below their errors.
+    Numbers are cut to single precision, which halves the tables that are published and is far below their errors. The
+    index becomes text when official indices and paths meet in one table.
     """
     tables = [scores(base, seeds, score, store=store).assign(dataset=name) for name, base in bases.items()]
     table = pd.concat(tables, ignore_index=True)
+    if len({one["index"].dtype.kind for one in tables}) > 1:
+        table["index"] = table["index"].astype(str)
     return table.astype(dict.fromkeys(table.select_dtypes("float64"), "float32"))
 
 

@@ -1,0 +1,83 @@
+"""Experiments composed: several datasets, repeated measurements of an image, tables that can be published."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from sslmem_utils import data, pairs
+from sslmem_utils.recipes import recipe
+from sslmem_utils.specs import DatasetSpec, ScoreSpec
+from sslmem_utils.store import Store
+
+QUICK = {"shared": 10, "candidate": 10, "external": 10, "epochs": 1, "batch": 10}
+
+
+@pytest.fixture
+def imported(tmp_path: Path) -> str:
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        file = tmp_path / "mine" / "ab"[number % 2] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(file)
+    data.import_images("mine", tmp_path / "mine")
+    return "mine"
+
+
+def test_official_indices_and_paths_fit_in_one_table(tmp_path: Path, imported: str) -> None:
+    bases = {name: recipe(name, **QUICK, encoder="mlp") for name in ("digits", imported)}
+    table = pairs.scores_of(bases, [0], [ScoreSpec(views=3)], Store(tmp_path / "store"))
+    table.to_parquet(tmp_path / "scores.parquet")
+    again = pd.read_parquet(tmp_path / "scores.parquet")
+    paths = again.loc[again["dataset"] == imported, "index"]
+    assert len(again) == 80 and paths.str.endswith(".png").all()
+    assert again["m_rel"].dtype == np.float32
+
+
+def test_alignments_are_kept_and_follow_their_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, base = Store(tmp_path), recipe("digits", **QUICK)
+    first = pairs.scores(base, [0], [ScoreSpec(views=3)], store=store)
+    other = pairs.scores(base, [0], [ScoreSpec(views=3, view_seed=1)], store=store)
+    assert not first["align_f"].equals(other["align_f"])
+    monkeypatch.setattr(pairs.scoring, "align", lambda *_, **__: pytest.fail("aligned again"))
+    pd.testing.assert_frame_equal(pairs.scores(base, [0], [ScoreSpec(views=3)], store=store), first)
+
+
+def scores() -> pd.DataFrame:
+    """Two seeds; image 1 is a candidate once and an independent once, f is 0.1 worse than g everywhere in seed 1."""
+    rows = [
+        (0, 1, "candidate", 0.5),
+        (0, 2, "independent", -0.1),
+        (0, 3, "shared", 0.0),
+        (0, 4, "external", 0.0),
+        (1, 1, "independent", -0.2),
+        (1, 2, "candidate", 0.3),
+        (1, 4, "external", 0.1),
+    ]
+    table = pd.DataFrame(rows, columns=["seed", "row", "set", "m_rel"])
+    return table.assign(index=table["row"] * 10, label=0, representation="pooled")
+
+
+def test_measurements_are_centred_and_turned() -> None:
+    found = pairs.replications(scores()).set_index(["seed", "row"])["score"]
+    assert found.to_dict() == pytest.approx({(0, 1): 0.5, (0, 2): 0.1, (1, 1): 0.3, (1, 2): 0.2})
+
+
+def test_the_ranking_is_the_mean_over_measurements() -> None:
+    found = pairs.ranking(scores())
+    assert found["row"].tolist() == [1, 2] and found["n"].tolist() == [2, 2]
+    assert found["score"].tolist() == pytest.approx([0.4, 0.15])
+    assert found["se"].tolist() == pytest.approx([0.1, 0.05])
+    assert found["p_top"].tolist()[0] == pytest.approx(1.0)
+
+
+def test_pictures_and_class_names_are_those_of_the_rows() -> None:
+    spec = DatasetSpec(name="digits", classes=("3", "6"))
+    images = data.load(spec)
+    rows = pd.DataFrame({"row": [5, 0], "label": images.labels[[5, 0]].numpy()})
+    found = pairs.with_pictures(rows, spec)
+    assert found["class"].tolist() == [images.classes[label] for label in rows["label"]]
+    assert found["shape"].tolist() == [[1, 8, 8]] * 2
+    assert found["pixels"][0] == images.images[5].flatten().tolist()
