@@ -144,9 +144,9 @@ def ranking(table: pd.DataFrame, column: str = "m_rel") -> pd.DataFrame:
 
 
 def with_pictures(rows: pd.DataFrame, spec: DatasetSpec) -> pd.DataFrame:
-    """The rows of a dataset with class names and pictures: `class`, `shape` (c, h, w) and `pixels` (flat uint8)."""
+    """The rows of a dataset with class names and pictures: `class`, `pixels` (flat uint8) and the sizes `c`, `h`, `w`."""
     images = data.load(spec)
     some = images.take(rows["row"].to_numpy()).images.numpy()
     names = [images.classes[label] if label >= 0 else "" for label in rows["label"]]
-    shapes, pixels = [list(some.shape[1:])] * len(rows), [list(image.ravel()) for image in some]
-    return rows.assign(**{"class": names}, shape=shapes, pixels=pixels)
+    sizes = dict(zip("chw", some.shape[1:], strict=True))
+    return rows.assign(**{"class": names}, pixels=[list(image.ravel()) for image in some], **sizes)

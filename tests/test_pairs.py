@@ -79,5 +79,5 @@ def test_pictures_and_class_names_are_those_of_the_rows() -> None:
     rows = pd.DataFrame({"row": [5, 0], "label": images.labels[[5, 0]].numpy()})
     found = pairs.with_pictures(rows, spec)
     assert found["class"].tolist() == [images.classes[label] for label in rows["label"]]
-    assert found["shape"].tolist() == [[1, 8, 8]] * 2
+    assert found[["c", "h", "w"]].to_numpy().tolist() == [[1, 8, 8]] * 2
     assert found["pixels"][0] == images.images[5].flatten().tolist()
