@@ -83,8 +83,11 @@ def scores(
 
     Trains what is missing in parallel and reuses all that is stored. Columns otherwise as `scoring.score_table`.
     """
+    if not seeds:
+        raise SpecError("an experiment needs at least one seed, found none; raise `seeds`.")
     store = store or Store()
     images = data.load(base.dataset)
+    split_of(training.resolved(base))  # sizes, names and options are checked before anything is trained
     pairs = [pair_specs(base, seed, coupled) for seed in seeds]
     training.train_all([spec for pair in pairs for spec in pair], store)
     tables = []
@@ -144,7 +147,7 @@ def ranking(table: pd.DataFrame, column: str = "m_rel") -> pd.DataFrame:
 
 
 def with_pictures(rows: pd.DataFrame, spec: DatasetSpec) -> pd.DataFrame:
-    """The rows of a dataset with class names and pictures: `class`, `pixels` (flat uint8) and the sizes `c`, `h`, `w`."""
+    """The rows of a dataset with `class` names and pictures: `pixels` (flat uint8) and their sizes `c`, `h`, `w`."""
     images = data.load(spec)
     some = images.take(rows["row"].to_numpy()).images.numpy()
     names = [images.classes[label] if label >= 0 else "" for label in rows["label"]]

@@ -24,20 +24,20 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_all_start_methods, get_context
+from multiprocessing import get_all_start_methods, get_context, parent_process
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
 from . import data, encoders, methods, paths, splits, views
-from .errors import SSLMemError, TrainingError
+from .errors import SpecError, SSLMemError, TrainingError
 from .methods import Method
-from .specs import ComputeSpec, TrainSpec, digest, seed_of
+from .specs import ComputeSpec, TrainSpec, ViewSpec, digest, seed_of
 from .store import Store, explained, write_atomic
 from .versions import version_of
 
@@ -59,7 +59,16 @@ def compute_here() -> ComputeSpec:
 
 
 def resolved(spec: TrainSpec) -> TrainSpec:
-    """The spec with every option of encoder and method filled in, so that a changed default changes the key."""
+    """The spec with every option of encoder and method filled in, so that a changed default changes the key.
+
+    Raises SpecError for a view policy that changes nothing or that the method would ignore: every score would be 0.
+    """
+    if spec.view.but(mask=0.0) == ViewSpec():
+        raise SpecError(
+            "the view policy changes no pixel, so that all views of an image are equal; choose another one."
+        )
+    if spec.view.mask:
+        raise SpecError(f"{spec.method.name} does not mask its views; set mask to 0 in the view policy.")
     return spec.but(
         encoder=spec.encoder.but(options=encoders.options(spec.encoder)),
         method=spec.method.but(options=methods.options(spec.method)),
@@ -236,7 +245,7 @@ def train(spec: TrainSpec, store: Store | None = None, progress: Progress | None
             if progress is not None:
                 progress(state.epoch, spec.epochs, state.losses[-1])
             if time.monotonic() - saved > CHECKPOINT_SECONDS and state.epoch < spec.epochs:
-                write_atomic(checkpoint, lambda file: save_file(state.tensors(), file))
+                write_atomic(checkpoint, lambda file: _save(state.tensors(), file))
                 saved = time.monotonic()
 
         run(state, images.images[rows], images.ids[rows], after_epoch)
@@ -251,10 +260,15 @@ def train(spec: TrainSpec, store: Store | None = None, progress: Progress | None
     return folder
 
 
+def _save(tensors: dict[str, Tensor], file: Path) -> None:
+    """As safetensors' own `save_file`, whose errors hide that a disk is full."""
+    file.write_bytes(save(tensors))
+
+
 def _write(folder: Path, state: Training, split: splits.Split) -> None:
     with explained(folder):
         weights = {name: value.detach().cpu().contiguous() for name, value in state.model.state_dict().items()}
-        save_file(weights, folder / "weights.safetensors")
+        _save(weights, folder / "weights.safetensors")
         epochs = pd.DataFrame({"epoch": range(1, state.epoch + 1), "loss": state.losses})
         epochs.to_parquet(folder / "losses.parquet")
         (folder / "split.json").write_text(split.to_json())
@@ -268,12 +282,11 @@ _events: Any = None  # queue from the workers: (number, epoch, epochs, loss)
 def _begin_worker(events: Any) -> None:
     """End this worker when its parent is gone or it is interrupted: checkpoints make that safe at any moment."""
     global _events
-    _events, parent = events, os.getppid()
+    _events, parent = events, parent_process()
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
+        parent.join()  # the process that asked for workers; the fork server between is not told of its end
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -334,12 +347,13 @@ class _Watch:
         else:
             print(text, file=sys.stderr, flush=True)
 
-    def finished(self, done: int) -> None:
+    def finished(self, done: int, failed: int) -> None:
         if self.bar is not None:
             self.bar.update(done - self.bar.n)
         else:
             seconds = time.monotonic() - self.began
-            print(f"trained {done} of {self.total} encoders, {seconds:.0f} s", file=sys.stderr, flush=True)
+            of = f"trained {done - failed} of {self.total} encoders" + (f", {failed} failed" if failed else "")
+            print(f"{of}, {seconds:.0f} s", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         if self.bar is not None:
@@ -378,7 +392,7 @@ def _in_parallel(specs: Sequence[TrainSpec], store: Store, watch: _Watch) -> lis
             watch.epoch(*_events.get())
         if done:
             failed += [error for future in done if (error := future.exception()) is not None]
-            watch.finished(total - len(futures))
+            watch.finished(total - len(futures), len(failed))
     return failed
 
 
@@ -389,7 +403,7 @@ def _in_turn(specs: Sequence[TrainSpec], store: Store, watch: _Watch) -> list[Ba
             train(spec, store, _at_most_every_second(partial(watch.epoch, number)))
         except SSLMemError as error:
             failed.append(error)
-        watch.finished(number)
+        watch.finished(number, len(failed))
     return failed
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from projects import TOY, environment, inside, sslmem, write_notebook
 
-from sslmem_utils import batch, runs
+from sslmem_utils import batch, paths, runs
 from sslmem_utils.batch import export, planning, progress
 from sslmem_utils.errors import RunError, SpecError
 from sslmem_utils.runs import tables
@@ -119,7 +119,7 @@ def test_estimates_come_from_the_profile_then_from_the_longest_run(project: Path
     assert batch.estimate(job) == batch.Estimate(0.5, 1.0, "profile")
     assert batch.estimate(batch.plan(["1"], "laptop")[0]) == batch.Estimate(None, None, "unknown")
     planning.history_file().parent.mkdir(parents=True)
-    planning.history_file().write_text(json.dumps({"quick/01_toy": {"seconds": 90.0, "memory_mb": 2048}}))
+    planning.history_file().write_text(json.dumps({planning.cost_key(job): {"seconds": 90.0, "memory_mb": 2048}}))
     assert batch.estimate(job) == batch.Estimate(1.5, 2.0, "longest run here")
     text = batch.forecast([job, other])
     assert "in all about 2.0 minutes and at most 2.0 GB" in text and "1.5" in text.splitlines()[1]
@@ -198,6 +198,27 @@ def test_a_finished_run_is_left_alone(
     assert not batch.is_finished(job)
     file.write_bytes(content)
     assert batch.is_finished(job)
+    claims = job.folder / tables.CLAIMS
+    content = claims.read_bytes()
+    claims.unlink()
+    assert not batch.is_finished(job)
+    claims.write_bytes(content)
+    assert batch.is_finished(job)
+
+
+@pytest.mark.slow
+def test_a_failed_run_leaves_the_finished_one_as_it_was(
+    ran: tuple[Path, subprocess.CompletedProcess[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside(monkeypatch, ran[0])
+    job = batch.plan(["1"], "quick")[0]
+    before = {path.name: path.read_bytes() for path in job.folder.iterdir()}
+    worse = batch.plan(["1"], "quick", ["n=0"])  # an empty table is refused
+    assert [outcome.status for outcome in batch.run(worse, say=lambda _: None)] == ["failed"]
+    after = {path.name: path.read_bytes() for path in job.folder.iterdir()}
+    assert "failed.ipynb" in after and {name: after.get(name) for name in before} == before
+    assert batch.is_finished(job)
+    (job.folder / "failed.ipynb").unlink()
 
 
 def test_two_runs_of_one_notebook_do_not_mix(
@@ -207,7 +228,7 @@ def test_two_runs_of_one_notebook_do_not_mix(
 
     inside(monkeypatch, ran[0])
     job = batch.plan(["1"], "quick")[0]
-    with FileLock(job.folder / ".lock"):
+    with FileLock(paths.BUILD / "locks" / f"{job.profile}-{job.notebook}.lock"):
         (outcome,) = batch.run([job], force=True, say=lambda text: None)
     assert outcome.status == "failed" and "another run of 01_toy" in outcome.message
     assert batch.is_finished(job)

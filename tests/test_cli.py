@@ -106,9 +106,12 @@ def test_a_traceback_can_be_asked_for(monkeypatch: pytest.MonkeyPatch, project: 
 
 
 def test_dry_run_says_what_it_takes_and_starts_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    assert "0.5" in text and "1.0 GB" in text and "in all about 0.5 minutes" in text
     assert cli.main(["run", "--dry-run", "-p", "n=7"]) == 0
     text = capsys.readouterr().out
-    assert "0.5" in text and "1.0 GB" in text and '"n": 7' in text and "in all about 0.5 minutes" in text
+    assert '"n": 7' in text and "never run with these parameters" in text and "and those marked ?" in text
     assert not (project / "_build").exists()
 
 

@@ -26,7 +26,10 @@ def imported(tmp_path: Path) -> str:
     return "mine"
 
 
-def test_official_indices_and_paths_fit_in_one_table(tmp_path: Path, imported: str) -> None:
+def test_official_indices_and_paths_fit_in_one_table(
+    tmp_path: Path, imported: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSLMEM_JOBS", "1")  # workers of an earlier test would look for data in its folder
     bases = {name: recipe(name, **QUICK, encoder="mlp") for name in ("digits", imported)}
     table = pairs.scores_of(bases, [0], [ScoreSpec(views=3)], Store(tmp_path / "store"))
     table.to_parquet(tmp_path / "scores.parquet")

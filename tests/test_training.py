@@ -1,5 +1,6 @@
 """Training: resumable to the bit, parallel without a difference, errors in one sentence."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -8,11 +9,12 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from sslmem_utils import data, pairs, splits, stats, training
+from sslmem_utils import data, pairs, splits, stats, training, views
 from sslmem_utils.errors import SpecError, SplitError, StoreError, TrainingError
 from sslmem_utils.recipes import recipe
 from sslmem_utils.specs import ComputeSpec, ScoreSpec, TrainSpec
@@ -93,7 +95,7 @@ def test_killed_at_any_moment_the_final_scores_are_the_same_bits(tmp_path: Path,
     undisturbed = pairs.scores(base, [0], SETTINGS, store=Store(tmp_path / "calm"))
     store = Store(tmp_path / "killed")
     command = [sys.executable, "-c", KILLED, str(store.root), base.canonical(), str(out)]
-    environment = os.environ | {"SSLMEM_JOBS": jobs}
+    environment = os.environ | {"SSLMEM_JOBS": jobs, "SSLMEM_TEST": str(tmp_path)}
     kills = 0
     for moment in ("checkpoints/*", "encoders/*", "alignments/*"):  # in training, between encoders, in scoring
         process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
@@ -102,19 +104,62 @@ def test_killed_at_any_moment_the_final_scores_are_the_same_bits(tmp_path: Path,
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL
-        _wait_for_workers(store)
+        _wait_until_all_have_ended(str(tmp_path))
     assert kills >= 2, "the process was too fast to be killed"
     subprocess.run(command, env=environment, check=True, capture_output=True)
     pd.testing.assert_frame_equal(pd.read_parquet(out), undisturbed, check_exact=True)
     assert not list((store.root / "checkpoints").glob("*"))
 
 
-def _wait_for_workers(store: Store) -> None:
-    """Workers of a killed run end by themselves; their locks can then be taken."""
-    for lock in (store.root / "locks").glob("*.lock"):
-        kind, _, key = lock.stem.partition("-")
-        with store.lock(kind, key):
-            pass
+def _wait_until_all_have_ended(mark: str) -> None:
+    """A killed run leaves no process behind: workers notice the end of the one that asked for them."""
+
+    def left() -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("SSLMEM_TEST") == mark and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    deadline = time.monotonic() + 30
+    while left() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not left()
+
+
+NO_SPACE = """
+import resource, signal, sys
+from pathlib import Path
+from sslmem_utils import training
+from sslmem_utils.specs import TrainSpec
+from sslmem_utils.store import Store
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+spec = TrainSpec.model_validate_json(sys.argv[2])
+training.data.load(spec.dataset)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
+training.CHECKPOINT_SECONDS = float(sys.argv[3])
+try:
+    training.train(spec, Store(Path(sys.argv[1])))
+except training.SSLMemError as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.parametrize("seconds", ["0", "99"])  # the checkpoint, the finished weights
+def test_weights_that_do_not_fit_are_one_sentence(tmp_path: Path, seconds: str) -> None:
+    command = [sys.executable, "-c", NO_SPACE, str(tmp_path / "store"), spec().canonical(), seconds]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("StoreError cannot write to") and "file size limit" in done.stdout
+    assert done.stdout.count("\n") == 1 and not list((tmp_path / "store" / "encoders").glob("*"))
+
+
+@pytest.mark.parametrize(("policy", "sentence"), [("none", "changes no pixel"), ("mae", "changes no pixel")])
+def test_views_that_are_all_equal_are_refused(tmp_path: Path, policy: str, sentence: str) -> None:
+    with pytest.raises(SpecError, match=sentence):
+        training.train(spec(view=views.named(policy)), Store(tmp_path))
+    with pytest.raises(SpecError, match="does not mask"):
+        training.train(spec(view=views.named("digits").but(mask=0.5)), Store(tmp_path))
 
 
 def test_a_stored_encoder_is_loaded_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ outputs are intact. Committed results are never served in its place.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +35,7 @@ from .planning import (
     Job,
     canonical,
     committed_profiles,
+    cost_key,
     estimate,
     history,
     history_file,
@@ -111,8 +113,7 @@ def _run_one(job: Job, minutes: float | None) -> Outcome:
     began = time.monotonic()
     digest = run_digest(job)  # before it runs: a source edited meanwhile must not pass as executed
     try:
-        with _alone(job), following(job.notebook) as progress:
-            _forget(job)
+        with _alone(job), _earlier_kept(job), following(job.notebook) as progress:
             usage = kernel.execute(job.path, job.folder / EXECUTED, job.params, progress, minutes=minutes)
             _check_outputs(job)
             seconds = time.monotonic() - began
@@ -125,9 +126,10 @@ def _run_one(job: Job, minutes: float | None) -> Outcome:
 @contextmanager
 def _alone(job: Job) -> Iterator[None]:
     """Hold the right to write a job's folder."""
-    with explained(job.folder):
-        job.folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(job.folder / ".lock")
+    locks = paths.BUILD / "locks"
+    with explained(locks):
+        locks.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(locks / f"{job.profile}-{job.notebook}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -138,11 +140,32 @@ def _alone(job: Job) -> Iterator[None]:
         lock.release()
 
 
-def _forget(job: Job) -> None:
-    """Remove the record and page of an earlier run: what is left behind by a failure never passes for a result."""
+@contextmanager
+def _earlier_kept(job: Job) -> Iterator[None]:
+    """Run in an empty folder; the finished run that was there comes back when this one fails, beside `failed.ipynb`."""
+    kept = paths.BUILD / "kept" / job.profile / job.notebook
     with explained(job.folder):
-        (job.folder / RECORD).unlink(missing_ok=True)
-        (job.folder / EXECUTED).unlink(missing_ok=True)
+        if kept.is_dir() and record(job) is None:  # a run was killed here
+            shutil.rmtree(job.folder, ignore_errors=True)
+            kept.rename(job.folder)
+        if record(job) is not None:
+            shutil.rmtree(kept, ignore_errors=True)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            job.folder.rename(kept)
+        else:
+            shutil.rmtree(job.folder, ignore_errors=True)
+        job.folder.mkdir(parents=True)
+    try:
+        yield
+    except BaseException:
+        if kept.is_dir():
+            for name in ("failed.ipynb", "kernel.log"):
+                if (job.folder / name).is_file():
+                    os.replace(job.folder / name, kept / name)
+            shutil.rmtree(job.folder, ignore_errors=True)
+            kept.rename(job.folder)
+        raise
+    shutil.rmtree(kept, ignore_errors=True)
 
 
 def _check_outputs(job: Job) -> None:
@@ -162,10 +185,11 @@ def _record(job: Job, digest: str, seconds: float, memory_mb: float) -> None:
         "seconds": round(seconds, 1),
         "memory_mb": round(memory_mb),
         "data": data_of(job),  # after the run: a dataset has a fingerprint once it was loaded
+        "files": {name: tables.sha256(job.folder / name) for name in _outputs(job)},
         "tables": {name: car["sha256"] for name, car in tables.sidecars(job.folder).items()},
     }
     write_json(job.folder / RECORD, record)
-    costs, name = history(), f"{job.profile}/{job.notebook}"
+    costs, name = history(), cost_key(job)
     if seconds >= costs.get(name, {}).get("seconds", 0):  # a resumed run is short; the longest tells the whole cost
         write_json(history_file(), {**costs, name: {key: record[key] for key in ("seconds", "memory_mb")}})
 
@@ -181,7 +205,15 @@ def is_finished(job: Job) -> bool:
     found = record(job)
     if found is None or found["digest"] != run_digest(job) or found.get("data") != data_of(job):
         return False
+    files = {job.folder / name: sha256 for name, sha256 in found.get("files", {EXECUTED: ""}).items()}
+    if any(not file.is_file() or tables.sha256(file) != sha256 for file, sha256 in files.items()):
+        return False
     return all(_intact(job.folder / f"{name}.parquet", sha256) for name, sha256 in found["tables"].items())
+
+
+def _outputs(job: Job) -> list[str]:
+    """What a run leaves beside its tables."""
+    return [name for name in (EXECUTED, tables.CLAIMS) if (job.folder / name).is_file()]
 
 
 def data_of(job: Job) -> dict[str, str]:
@@ -235,7 +267,9 @@ def forecast(jobs: Sequence[Job], force: bool = False) -> str:
         total, most = total + (cost.minutes or 0), max(most, cost.gigabytes or 0)
         minutes, memory = (f"{value:.1f}" if value is not None else "?" for value in (cost.minutes, cost.gigabytes))
         rows.append((job.notebook, job.profile, minutes, f"{memory} GB", cost.basis, canonical(job.params)))
-    return f"{display.aligned(rows)}\n\nin all about {total:.1f} minutes and at most {most:.1f} GB of memory at a time"
+    unknown = ", and those marked ?" if any(row[2] == "?" for row in rows) else ""
+    all_ = f"in all about {total:.1f} minutes{unknown} and at most {most:.1f} GB of memory at a time"
+    return f"{display.aligned(rows)}\n\n{all_}"
 
 
 # ---------------------------------------------------------------- pages from committed results

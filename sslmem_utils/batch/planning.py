@@ -142,12 +142,22 @@ def committed_profiles(notebook: str) -> list[str]:
 
 
 def estimate(job: Job) -> Estimate:
-    """Minutes and memory of a job: of the longest past run here, else as its profile says."""
-    past = history().get(f"{job.profile}/{job.notebook}")
+    """Minutes and memory of a job: of the longest past run here, else as its profile says.
+
+    Unknown for parameters other than the profile's with which it was never run.
+    """
+    past = history().get(cost_key(job))
     if past:
         return Estimate(past["seconds"] / 60, past["memory_mb"] / 1024, "longest run here")
+    if job.params != plan([job.notebook], job.profile)[0].params:
+        return Estimate(None, None, "never run with these parameters")
     match = _ABOUT.search((paths.PROFILES / job.notebook / f"{job.profile}.yaml").read_text(encoding="utf-8"))
     return Estimate(float(match[1]), float(match[2]), "profile") if match else Estimate(None, None, "unknown")
+
+
+def cost_key(job: Job) -> str:
+    """Under which name the cost of a job is remembered."""
+    return f"{job.profile}/{job.notebook}/{digest(job.params, length=8)}"
 
 
 def history_file() -> Path:

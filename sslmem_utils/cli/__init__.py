@@ -18,6 +18,8 @@ from typer.core import TyperGroup
 
 from ..errors import RunError, SSLMemError
 
+UsageError = typer.BadParameter.__base__  # typer exports no name for it
+
 
 class Interrupted(SSLMemError):
     """Ctrl-C: finished work is kept."""
@@ -49,7 +51,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     debug = os.environ.get("SSLMEM_DEBUG") == "1"
     try:
-        app(args=None if arguments is None else list(arguments), prog_name="sslmem")
+        code = app(args=None if arguments is None else list(arguments), prog_name="sslmem", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+        else:
+            command = error.ctx.command_path if error.ctx else "sslmem"
+            print(f"error: {error.format_message().rstrip('.')}; see `{command} --help`.", file=sys.stderr)
+        return error.exit_code
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
     except SSLMemError as error:
@@ -103,7 +113,7 @@ def run(
     print("\n" + batch.summary(outcomes))
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     if failed:
-        raise RunError(f"{len(failed)} of {len(outcomes)} notebooks failed; the others are finished.")
+        raise RunError(f"{len(failed)} of {len(outcomes)} notebooks failed; what is finished is kept.")
 
 
 @app.command()
@@ -129,9 +139,12 @@ def claims(
 
     This machine's runs come first, then the committed results.
     """
+    from .. import batch
     from .. import book as pages
 
     found = pages.everything(profile)
+    if profile and not found:
+        batch.plan([], profile)  # SpecError for a profile that no notebook has
     print(pages.as_json(found) if as_json else pages.as_text(found))
 
 
@@ -159,6 +172,8 @@ def data_import(
     images = data.import_images(name, path, size=size, channels=channels, background=background)
     n, c, h, w = images.images.shape
     print(f"{name}: {n:,} images of {c} x {h} x {w}, {len(images.classes)} classes")
+    for note in images.notes:
+        print(f"note: {note}")
 
 
 @data_app.command("list")

@@ -14,7 +14,7 @@ def train(
     dataset: Annotated[str, typer.Argument(help="a known or imported dataset (sslmem data list)")],
     candidates: Annotated[int, typer.Option(help="images only f sees; g gets as many of its own")] = 125,
     shared: Annotated[int, typer.Option(help="images both see")] = 125,
-    external: Annotated[int, typer.Option(help="images neither sees")] = 500,
+    external: Annotated[int, typer.Option(min=1, help="images neither sees")] = 500,
     seeds: Annotated[int, typer.Option(min=1, help="how many pairs, each with its own split")] = 1,
     method: Annotated[str | None, typer.Option(help="SSL method (default: the recipe of the dataset)")] = None,
     encoder: Annotated[str | None, typer.Option(help="encoder architecture")] = None,
@@ -49,7 +49,6 @@ def train(
         compute=training.compute_here(),
         **changes,
     )
-    pairs.split_of(training.resolved(base))  # sets, options and names are checked before a process starts
     score = ScoreSpec(views=views, compute=base.compute)
     table = pairs.scores(base, range(seeds), (score, score.but(representation="projector")))
     means = stats.set_means(table).pivot_table(index=["representation", "seed"], columns="set", values="centred")

@@ -56,6 +56,8 @@ def decode(file: str, content: bytes, wanted: Wanted, notes: Counter) -> np.ndar
         raise
     except Exception as error:  # Pillow raises nearly anything on damaged files
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        if "cannot identify image file" in reason:  # followed by the address of a buffer
+            reason = "its content is no known image format"
         raise DataError(f"{file} cannot be decoded ({reason[:120]}); replace or remove it.") from None
     plain = _plain(file, upright, wanted, notes)
     if wanted.size is not None:

@@ -58,7 +58,10 @@ def start(notebook: str, namespace: dict[str, Any]) -> Run:
     """
     named(notebook, "notebook")
     params = parameters.in_namespace(namespace, f"notebook {notebook}")
-    named(params["profile"], "profile")
+    profile, folder = named(params["profile"], "profile"), paths.PROFILES / notebook
+    if folder.is_dir() and not (folder / f"{profile}.yaml").is_file():
+        known = sorted(path.stem for path in folder.glob("*.yaml"))
+        raise SpecError(parameters.unknown("profile", profile, known, f"notebook {notebook}"))
     run = Run(notebook, params, rendering())
     run.provenance()
     return run
@@ -88,8 +91,6 @@ class Run:
         self.claims: list[Any] = []
         self._origin = {} if render else tables.origin()
         self._shown: Any = None
-        if not render:
-            tables.clear(self.folder)  # of an earlier run; what was expensive is in the store
 
     @property
     def command(self) -> str:
@@ -128,6 +129,8 @@ class Run:
         began = time.perf_counter()
         frame = compute()
         seconds = round(time.perf_counter() - began, 2)
+        if not self.tables:  # an earlier run is forgotten only now that this one has something to put in its place
+            tables.clear(self.folder)
         if not hasattr(frame, "to_parquet") or frame.empty:
             raise SpecError(f"table {name!r} must be a DataFrame with rows, found {type(frame).__name__}.")
         if any(frame.index.names):
