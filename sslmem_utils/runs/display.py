@@ -17,6 +17,7 @@ import pandas as pd
 METADATA = "sslmem"  # key of output metadata that the book reads
 DARK_LIGHT = "dark-light"  # class of figures drawn to be read on light and on dark pages
 _SHOWN_ROWS = 20
+_LINK_CELLS = 300_000  # beyond, writing the text alone takes seconds
 _LINK_BYTES = 2_000_000  # a larger table is named by its file instead of being copied into the page
 
 
@@ -79,8 +80,9 @@ def table_html(frame: pd.DataFrame, caption: str = "", rows: int = _SHOWN_ROWS) 
 
 def download_html(frame: pd.DataFrame, name: str, file: str) -> str:
     """A fold with the first rows of a table and a link that saves all of it as CSV, working offline."""
-    csv = rounded(frame).to_csv(index=False)
-    if len(csv) <= _LINK_BYTES:
+    plain = frame.loc[:, [not is_pictures(frame[name]) for name in frame.columns]]
+    csv = plain.to_csv(index=False, float_format="%.6g") if plain.size <= _LINK_CELLS else ""
+    if csv and len(csv) <= _LINK_BYTES:
         link = "data:text/csv;base64," + base64.b64encode(csv.encode()).decode()
         where = f'<a download="{html.escape(name)}.csv" href="{link}">Download all {len(frame):,} rows as CSV</a>'
     else:
