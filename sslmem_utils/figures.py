@@ -17,12 +17,13 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import DataError
 from .specs import SETS
-from .stats import Interval, Number, interval, over_seeds, require, show, spearman
+from .stats import Interval, Number, density, interval, over_seeds, require, show, spearman
 
 INK = "#7d8590"  # text, axes, zero lines: 3.8:1 on white, 5.0:1 on #121212
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
@@ -48,7 +49,7 @@ LABELS = {
 RC = dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), "none")
 RC |= dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
 RC |= {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "savefig.transparent": True}
-RC |= {"axes.titlesize": 10, "axes.titlelocation": "left", "font.size": 9, "savefig.dpi": 200}
+RC |= {"axes.titlesize": 10, "axes.titlelocation": "left", "font.size": 9, "figure.dpi": 200}
 RC |= {"font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "axes.prop_cycle": mpl.cycler(color=OTHERS)}
 RC |= {"svg.fonttype": "none", "svg.hashsalt": "sslmem", "image.composite_image": False}  # text stays text
 FONTS = "'DejaVu Sans', Verdana, 'Bitstream Vera Sans', Helvetica, Arial, sans-serif"  # Verdana is as wide as DejaVu
@@ -67,8 +68,9 @@ def style() -> Iterator[None]:
 
 def _settled(figure: Figure, text: str) -> Figure:
     """The figure with its alt text and its layout fixed, so that drawing it again gives the same bytes."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    if engine := figure.get_layout_engine():
+        engine.execute(figure)
+        figure.set_layout_engine("none")
     figure._sslmem_alt = " ".join(text.split())  # type: ignore[attr-defined]
     return figure
 
@@ -77,7 +79,8 @@ def to_svg(figure: Figure) -> str:
     """The figure as SVG text: transparent, without a date, the same bytes for the same figure."""
     buffer = io.StringIO()
     with style():
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        # what savefig does for SVG, without drawing everything once more before
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
     return buffer.getvalue().replace("'DejaVu Sans', sans-serif", FONTS)
 
 
@@ -174,8 +177,6 @@ def distribution_of_sets(table: pd.DataFrame, value: str = "m_rel") -> Figure:
     `table` is a stacked score table (set, seed, value; one column of panels per `representation`). The densities show
     images; only the interval, taken over seeds, says how sure the mean is.
     """
-    from seaborn import kdeplot
-
     table, seeds = _ready(table, "set", value)
     seeds = seeds or NO_SEEDS
     names = [name for name in SETS if (table["set"] == name).any()]
@@ -184,12 +185,13 @@ def distribution_of_sets(table: pd.DataFrame, value: str = "m_rel") -> Figure:
     figure.get_layout_engine().set(wspace=0.08)
     grid = figure.subplots(len(names), len(panels), squeeze=False, sharex="col", sharey="col")
     for column, (panel, part) in zip(grid.T, panels, strict=True):
+        low, high = part[value].min(), part[value].max()
+        at = np.linspace(low - 0.1 * (high - low), high + 0.1 * (high - low), 200)
         for axes, name in zip(column, names, strict=True):
             rows = part[part["set"] == name]
-            options = {"ax": axes, "color": COLORS[name], "gridsize": 120, "warn_singular": False}
-            kdeplot(x=rows[value], fill=True, alpha=0.3, lw=0, **options)
+            axes.fill_between(at, density(rows[value], at), color=COLORS[name], alpha=0.3, lw=0)
             for _, one in rows.groupby("seed"):
-                kdeplot(x=one[value], **SEED_LINE, **options)
+                axes.plot(at, density(one[value], at), color=COLORS[name], **SEED_LINE)
         top = column[0].get_ylim()[1]  # known once all rows of the column are drawn
         for axes, name in zip(column, names, strict=True):
             found = interval(part[part["set"] == name].groupby("seed")[value].mean())

@@ -17,7 +17,7 @@ import pytest
 from projects import TOY, environment, inside, sslmem, write_notebook
 
 from sslmem_utils import batch, paths, runs
-from sslmem_utils.batch import export, planning, progress
+from sslmem_utils.batch import export, planning, progress, warm
 from sslmem_utils.errors import RunError, SpecError
 from sslmem_utils.runs import tables
 
@@ -285,6 +285,54 @@ def test_export_and_render(ran: tuple[Path, subprocess.CompletedProcess[str]], m
     assert outputs and not any(output["output_type"] == "stream" for output in outputs), "it computed"
     before = page.stat().st_mtime_ns
     assert batch.render("01_toy", "quick") == page and page.stat().st_mtime_ns == before
+
+
+RENDERS = """import os, time
+from pathlib import Path
+
+(Path("{folder}") / "kernel.txt").write_text(f"{os.getpid()} {os.getppid()}")
+time.sleep({seconds} if run.render else 0)"""
+
+
+def slow_page(root: Path, seconds: int) -> list[str]:
+    """A project whose page takes its time to render, with results; the command that renders it."""
+    sleeps = RENDERS.replace("{folder}", str(root)).replace("{seconds}", str(seconds))
+    write_notebook(root, "01_toy", TOY | {"sleeps": sleeps})
+    for command in (("run", "1"), ("results", "export", "quick", "1")):
+        done = sslmem(root, *command)
+        assert done.returncode == 0, done.stderr
+    (root / "kernel.txt").unlink()
+    return [sys.executable, "-c", "from sslmem_utils import batch; print(batch.render('01_toy', 'quick'))"]
+
+
+@pytest.mark.skipif(not warm.AVAILABLE, reason="kernels are forked on Linux only")
+def test_a_killed_rendering_leaves_no_process(tmp_path: Path) -> None:
+    renderer = subprocess.Popen(slow_page(tmp_path, 300), cwd=tmp_path, env=environment(tmp_path))
+    wait_for(lambda: (tmp_path / "kernel.txt").is_file() and (tmp_path / "kernel.txt").read_text().count(" "))
+    kernel, server = map(int, (tmp_path / "kernel.txt").read_text().split())
+    assert server != renderer.pid and not gone(kernel) and not gone(server)
+    renderer.send_signal(signal.SIGKILL)
+    renderer.wait()
+    wait_for(lambda: gone(kernel) and gone(server))
+
+
+@pytest.mark.skipif(not warm.AVAILABLE, reason="kernels are forked on Linux only")
+def test_warm_kernels_share_a_server_but_no_state(tmp_path: Path) -> None:
+    [*start, _] = slow_page(tmp_path, 0)
+    twice = """import shutil
+from pathlib import Path
+from sslmem_utils import batch
+for _ in range(2):
+    shutil.rmtree("_build/rendered", ignore_errors=True)
+    batch.render("01_toy", "quick")
+    print(Path("kernel.txt").read_text())"""
+    done = subprocess.run(
+        [*start, twice], cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=240
+    )
+    first, second = (list(map(int, line.split())) for line in done.stdout.splitlines())
+    assert first[0] != second[0] and first[1] == second[1]
+    assert all(gone(pid) for pid in (*first, *second))
+    assert done.stderr == ""
 
 
 def test_export_refuses_what_does_not_belong(

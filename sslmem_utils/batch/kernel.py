@@ -20,6 +20,7 @@ from ..errors import RunError
 from ..runs.parameters import INJECTED
 from ..runs.tables import shown
 from ..store import explained
+from . import warm
 from .progress import Progress
 
 _START_SECONDS = 300  # a loaded machine may need long to import what a kernel needs
@@ -80,19 +81,21 @@ def execute(
 
     The notebook is saved after each cell to `executing.ipynb` beside `output`, moved to `output` when all went well
     and to `failed.ipynb` otherwise; what the kernel itself said is then in `kernel.log`. `minutes` is the time allowed
-    in all.
+    in all. With `render` nothing is lost on a kill: it is saved once, and its kernel is a warm one.
     """
     partial, failed, log = (output.with_name(name) for name in ("executing.ipynb", "failed.ipynb", "kernel.log"))
     with explained(output.parent):
         output.parent.mkdir(parents=True, exist_ok=True)
         failed.unlink(missing_ok=True)
+    if render and warm.AVAILABLE:
+        warm.ready(_environment(render))  # it imports while this process does
     usage = Usage()
     watcher = threading.Thread(target=usage.watch, args=(minutes,), daemon=True)
     watcher.start()
     try:
         with _connection() as connection, log.open("wb") as stream, _event_loop():
-            manager = _manager(_environment(render), connection, stream, usage)
-            notebook = _papermill(source, partial, params, progress, manager)
+            manager = _manager(_environment(render), connection, stream, usage, render and warm.AVAILABLE)
+            notebook = _papermill(source, partial, params, progress, manager, keep=not render)
         _finish(notebook, partial)
         os.replace(partial, output)
         log.unlink()
@@ -109,8 +112,11 @@ def execute(
     return usage
 
 
-def _papermill(source: Path, partial: Path, params: dict[str, Any], progress: Progress, manager: type) -> Any:
-    """Run papermill, turning whatever it raises into a RunError of one line."""
+def _papermill(
+    source: Path, partial: Path, params: dict[str, Any], progress: Progress, manager: type, keep: bool
+) -> Any:
+    """Run papermill, turning whatever it raises into a RunError of one line; `keep` saves after each cell."""
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # jsonschema's check of IRIs: 2.4 s
     import nbformat
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
@@ -127,6 +133,7 @@ def _papermill(source: Path, partial: Path, params: dict[str, Any], progress: Pr
             kernel_name="python3",  # only a label: the manager starts this interpreter whatever is installed
             language="python",
             progress_bar=False,
+            request_save_on_cell_execute=keep,
             start_timeout=_START_SECONDS,
             iopub_timeout=_START_SECONDS,
             kernel_manager_class=manager,
@@ -195,16 +202,23 @@ def _event_loop() -> Iterator[None]:
             loop.close()
 
 
-def _manager(environment: dict[str, str], connection: Path, log: IO[bytes], usage: Usage) -> type:
-    """A kernel manager class that starts `sys.executable`, whatever kernel specs are installed.
+def _manager(environment: dict[str, str], connection: Path, log: IO[bytes], usage: Usage, forked: bool) -> type:
+    """A kernel manager class that starts `sys.executable` (or a warm kernel), whatever kernel specs are installed.
 
     Sockets are files where the system has them: no open ports, and runs where the loopback network is down.
     """
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
+    from jupyter_client.provisioning import LocalProvisioner
 
     command = [sys.executable, "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     spec = KernelSpec(argv=command, display_name="Python 3", language="python")
+
+    class Forking(LocalProvisioner):
+        async def launch_kernel(self, cmd: list[str], **options: Any) -> Any:
+            self.process = warm.launch(cmd[cmd.index("-f") :], options["env"], options["cwd"], log)
+            self.pid = self.pgid = self.process.pid
+            return self.connection_info
 
     class Manager(AsyncKernelManager):
         def __init__(self, **options: Any) -> None:
@@ -216,6 +230,8 @@ def _manager(environment: dict[str, str], connection: Path, log: IO[bytes], usag
             return spec
 
         async def _async_start_kernel(self, **options: Any) -> None:
+            if forked:
+                self.provisioner = Forking(kernel_id=self.kernel_id, kernel_spec=spec, parent=self)
             # Output of cells arrives as messages; what remains are words of the kernel about itself
             added = {"env": dict(environment), "stdout": log, "stderr": log}
             await super()._async_start_kernel(**{**options, **added})
