@@ -7,7 +7,8 @@ Notebooks in the tree have no outputs. When Sphinx reads one, this extension han
   which computes nothing.
 
 A notebook with neither stops the build with one sentence that says what to run. It also provides the directive
-`{sslmem-scorecard}`: one table of all claims, this machine's beside the committed profiles'.
+`{sslmem-scorecard}`: one table of all claims, this machine's beside the committed profiles', and `{sslmem-benchmarks}`:
+the measured speeds of every machine in `results/bench`.
 """
 
 from __future__ import annotations
@@ -24,9 +25,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import batch, claims, paths, runs
+import numpy as np
+import pandas as pd
+
+from . import batch, claims, figures, paths, runs
 from .errors import RunError, SpecError, SSLMemError
 from .runs import display, tables
+from .store import write_atomic
 
 PROFILE = "SSLMEM_BOOK"
 MATHJAX = "tex-svg.js"
@@ -210,6 +215,100 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", r"\|")
 
 
+# ---------------------------------------------------------------- the benchmarks
+_ONE_NUMBER = (
+    "peak",
+    "achieved",
+    "agreement",
+    "exponent",
+    "time",
+    "share of the peak",
+    "time of a pair",
+    "operations",
+    "left out",
+)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What `make bench` measured on one machine (benchmarks/table.py has the columns)."""
+
+    name: str
+    about: dict[str, Any]
+    rows: pd.DataFrame
+
+    def text(self) -> str:
+        """Where, then the ratios and the other numbers, as MyST tables."""
+        of, about = self.rows, self.about
+        what = ["line", "case", "setting"]
+        found = of.pivot_table(index=what, columns="quantity", values="median", sort=False)
+        head = ["line", "what", "ours", "usual", "**ratio** [quartiles]", "at the peak", "target", "met", "images"]
+        lines = [head, ["---"] * len(head)]
+        for row in of[of["quantity"] == "ratio"].to_dict("records"):
+            numbers = found.loc[tuple(row[name] for name in what)]
+            rates = [f"{_number(numbers[side])} {row['unit_of_rate']}" for side in ("ours", "usual")]
+            ratio = f"**{_number(row['median'])}** [{_number(row['low'])}, {_number(row['high'])}]"
+            bound = _number(numbers.get("bound", np.nan))
+            aim = "" if pd.isna(row["target"]) else f"≥ {row['target']:g}"
+            met = aim and ("yes" if row["median"] >= row["target"] else "no")
+            text = _join(row["case"], row["setting"], row["note"])
+            lines.append([row["line"], text, *rates, ratio, bound, aim, met, row["images"]])
+        others = [["line", "what", "measured [quartiles]"], ["---"] * 3]
+        for row in of[of["quantity"].isin(_ONE_NUMBER)].to_dict("records"):
+            spread = f" [{_number(row['low'])}, {_number(row['high'])}]" if row["n"] > 1 else ""
+            value = f"{_number(row['median'])}{spread} {row['unit']}"
+            value = row["quantity"] if row["quantity"] == "left out" else f"{row['quantity']} {value}"
+            others.append([row["line"], _join(row["case"], row["setting"], row["note"]), value.strip()])
+        where = f"{runs.machine(about)}, {about['instructions']}, {'' if about['amx'] else 'no '}AMX"
+        made = f"torch {about['versions']['torch']}; {_join(*sorted(set(of['measured'] + ', commit ' + of['commit'])))}"
+        tables_ = "\n\n".join(_table(one) for one in (lines, others) if len(one) > 2)
+        return f"**{where}** ({made})\n\n{tables_}\n"
+
+
+def machines(folder: Path | None = None) -> list[Machine]:
+    """What was measured on every machine, by name; from `results/bench` unless another folder is named."""
+    folder, found = folder or paths.RESULTS / "bench", []
+    for path in sorted(folder.glob("*.parquet")):
+        rows, about = tables.read(folder, path.stem, "make bench")
+        rates = rows[rows["quantity"] == "ours"].set_index(["line", "case", "setting"])["unit"]
+        keys = zip(rows["line"], rows["case"], rows["setting"], strict=True)
+        found.append(Machine(path.stem, about, rows.assign(unit_of_rate=[rates.get(key, "") for key in keys])))
+    return found
+
+
+def benchmarks(found: Sequence[Machine], folder: Path, seen_from: Path) -> str:
+    """The tables of every machine and its roofline, drawn into `folder`, as MyST for a page in `seen_from`."""
+    parts = []
+    for one in found:
+        parts.append(one.text())
+        rows = one.rows[one.rows["quantity"].isin(["peak", "achieved"])]
+        if rows["quantity"].nunique() == 2:
+            figure = figures.roofline(rows)
+            path = folder / f"{one.name}.svg"
+            write_atomic(path, lambda file, figure=figure: file.write_text(figures.to_svg(figure), encoding="utf-8"))
+            options = f":name: fig-roofline-{one.name}\n:alt: {figures.alt(figure)}\n:class: {display.DARK_LIGHT}"
+            chip = one.about["hardware"]["gpu"] or one.about["hardware"]["cpu"]
+            caption = f"{chip}: measured peaks of matrix products, and what training reaches of them."
+            parts.append(f"```{{figure}} {os.path.relpath(path, seen_from)}\n{options}\n\n{caption}\n```\n")
+    return "\n".join(parts) or "Nothing was measured yet: run `make bench`."
+
+
+def _number(value: float) -> str:
+    """Three significant digits, thousands apart; nothing for NaN."""
+    if pd.isna(value):
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _join(*texts: str) -> str:
+    return ", ".join(filter(None, texts))
+
+
+def _table(lines: Sequence[Sequence[str]]) -> str:
+    rows = "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+    return f":::{{div}} sslmem-scroll sslmem-scorecard\n{rows}\n:::"
+
+
 # ---------------------------------------------------------------- Sphinx
 def setup(app: Any) -> dict[str, Any]:
     """Register with Sphinx (listed in _config.yml under sphinx.extra_extensions)."""
@@ -222,7 +321,16 @@ def setup(app: Any) -> dict[str, Any]:
             self.env.metadata[self.env.docname]["sslmem_scorecard"] = True
             return self.parse_text_to_nodes(scorecard(sources(os.environ.get(PROFILE, ""))))
 
+    class Benchmarks(SphinxDirective):
+        """`{sslmem-benchmarks}`: measured speeds and rooflines."""
+
+        def run(self) -> list[Any]:
+            self.env.metadata[self.env.docname]["sslmem_benchmarks"] = True
+            here = Path(self.env.doc2path(self.env.docname)).parent
+            return self.parse_text_to_nodes(benchmarks(machines(), paths.BUILD / "bench", here))
+
     app.add_directive("sslmem-scorecard", Scorecard)
+    app.add_directive("sslmem-benchmarks", Benchmarks)
     app.connect("env-get-outdated", _outdated)
     app.connect("source-read", _replace)
     app.connect("env-merge-info", _merge)
@@ -245,12 +353,14 @@ def _outdated(app: Any, env: Any, added: set[str], changed: set[str], removed: s
     try:
         copies = pages(_notebooks(app, env), os.environ.get(PROFILE, ""))
         app.sslmem_pages = {f"notebooks/{name}": page(path) for name, path in copies.items()}
-        cards = scorecard(sources(os.environ.get(PROFILE, "")))
+        shown = {"sslmem_scorecard": scorecard(sources(os.environ.get(PROFILE, "")))}
+        shown["sslmem_benchmarks"] = repr([(one.name, one.about) for one in machines()])
     except SSLMemError as error:
         sys.exit(f"error: {error}")  # not an exception that Sphinx would wrap: one sentence, exit code 1
-    digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in app.sslmem_pages.items()}
-    with_cards = [name for name, about in env.metadata.items() if "sslmem_scorecard" in about]
-    digests |= dict.fromkeys(with_cards, hashlib.sha256(cards.encode()).hexdigest())
+    texts = dict(app.sslmem_pages)
+    for mark, text in shown.items():
+        texts |= dict.fromkeys((name for name, about in env.metadata.items() if mark in about), text)
+    digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
     before = getattr(env, "sslmem_digests", {})
     env.sslmem_digests = digests
     return [name for name, digest in digests.items() if before.get(name) != digest]

@@ -37,13 +37,15 @@ def store_dir() -> Path:
     return Path(os.environ.get("SSLMEM_STORE", ROOT / "data" / "store")).expanduser()
 
 
-def jobs() -> int:
-    """Processes to train in on a CPU (`SSLMEM_JOBS`, default: the cores this process may use)."""
+def jobs(device: str = "cpu") -> int:
+    """Encoders to train at a time (`SSLMEM_JOBS`, default: the cores this process may use; one on a GPU)."""
     if value := os.environ.get("SSLMEM_JOBS"):
         if not value.isdigit() or int(value) < 1:
             from .errors import SpecError
 
             raise SpecError(f"SSLMEM_JOBS must be a whole number of at least 1, found {value!r}; correct or unset it.")
         return int(value)
+    if device != "cpu":
+        return 1
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1

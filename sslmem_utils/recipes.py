@@ -11,27 +11,26 @@ large it is elsewhere; MNIST and Fashion-MNIST use them unchanged.
 
 from __future__ import annotations
 
-from . import views
+from . import encoders, views
 from .errors import SpecError
 from .specs import ComputeSpec, DatasetSpec, EncoderSpec, MethodSpec, SplitSpec, TrainSpec
 
 GREY = views.named("digits").but(crop_scale=(0.8, 1.0), crop_ratio=(0.9, 10 / 9))
 COLOUR = views.named("simclr").but(crop_scale=(0.5, 1.0))
-FAST = {
-    "method": MethodSpec(name="simclr", options={"temperature": 0.2, "layers": 1}),
-    "epochs": 120,
-    "batch": 125,
-    "optimizer": "adamw",
-    "lr": 0.01,
-    "weight_decay": 0.0,
-}
-RECIPES: dict[str, dict[str, object]] = {
+FAST = {"epochs": 120, "batch": 125, "optimizer": "adamw", "lr": 0.01, "weight_decay": 0.0}
+FAMILY: dict[str, dict[str, object]] = {
     "digits": {**FAST, "view": GREY, "encoder": EncoderSpec(name="mlp")},
     "mnist": {**FAST, "view": GREY, "encoder": EncoderSpec(name="mlp")},
     "fashion_mnist": {**FAST, "view": GREY.but(flip=0.5), "encoder": EncoderSpec(name="mlp")},
     "colour": {**FAST, "view": COLOUR, "encoder": EncoderSpec(name="cnn"), "lr": 0.005},
 }
 FAMILIES = {"digits": "digits", "mnist": "mnist", "kmnist": "mnist", "fashion_mnist": "fashion_mnist"}
+# What a method changes in every family.
+METHOD: dict[str, dict[str, object]] = {
+    "simclr": {"method": MethodSpec(name="simclr", options={"temperature": 0.2, "layers": 1})},
+    "mae": {"encoder": EncoderSpec(name="vit"), "lr": 0.001, "weight_decay": 0.05, "beta2": 0.95},
+    "dino": {"lr": 0.003, "clip": 3.0},
+}
 
 
 def recipe(
@@ -49,15 +48,20 @@ def recipe(
     smaller.
     """
     dataset = DatasetSpec(name=dataset) if isinstance(dataset, str) else dataset
-    fields = dict(RECIPES[FAMILIES.get(dataset.name, "colour")])
-    for name, spec in (("encoder", EncoderSpec), ("method", MethodSpec)):
-        if isinstance(changes.get(name), str):
-            same = fields[name].name == changes[name]
-            changes[name] = fields[name] if same else spec(name=changes[name])
     unknown = set(changes) - set(TrainSpec.model_fields)
     if unknown:
         raise SpecError(f"TrainSpec has no field {min(unknown)!r}; its fields are {', '.join(TrainSpec.model_fields)}.")
+    method = changes.pop("method", "simclr")
+    name = method if isinstance(method, str) else method.name
+    fields = {"method": MethodSpec(name=name), **FAMILY[FAMILIES.get(dataset.name, "colour")], **METHOD.get(name, {})}
+    if not isinstance(method, str):
+        fields["method"] = method
+    if isinstance(encoder := changes.get("encoder"), str):
+        changes["encoder"] = fields["encoder"] if fields["encoder"].name == encoder else EncoderSpec(name=encoder)
     fields |= changes
+    if name == "mae" and "view" not in changes:  # the mask and nothing else, as in the paper
+        patch = encoders.options(fields["encoder"]).get("patch", 4)  # an encoder without is refused before training
+        fields["view"] = views.named("mae").but(mask_patch=patch)
     fields["batch"] = min(fields["batch"], shared + candidate)
     split = SplitSpec(shared=shared, candidate=candidate, independent=candidate, external=external)
     return TrainSpec(dataset=dataset, split=split, compute=compute or ComputeSpec(), **fields)

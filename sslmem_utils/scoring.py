@@ -18,6 +18,7 @@ from torch import Tensor
 from .errors import DataError, SpecError
 from .specs import ScoreSpec, ViewSpec, seed_of
 from .splits import Split
+from .views import mask as draw_mask
 from .views import views as draw_views
 
 # Rows of one forward pass. Every pass has exactly this many rows (the last one is padded), because matrix kernels
@@ -91,14 +92,17 @@ def jackknife(without: np.ndarray) -> np.ndarray:
 
 
 # ---------------------------------------------------------------- alignment table of one encoder
-def _blocks(model: torch.nn.Module, x: Tensor, representation: str) -> Float[Tensor, "b d"]:
-    """Representations of a batch, in forward passes of exactly BLOCK rows."""
+def _blocks(
+    model: torch.nn.Module, x: Tensor, representation: str, hidden: Bool[Tensor, "b t"] | None = None
+) -> Float[Tensor, "b d"]:
+    """Representations of a batch, in forward passes of exactly BLOCK rows; `hidden` marks patches not to be seen."""
     out = []
-    for part in x.split(BLOCK):
-        padded = part
-        if len(part) < BLOCK:
-            padded = torch.cat([part, part[:1].expand(BLOCK - len(part), *part.shape[1:])])
-        out.append(model.features(padded, representation)[: len(part)].float())
+    inputs = (x,) if hidden is None else (x, hidden)
+    for parts in zip(*(values.split(BLOCK) for values in inputs), strict=True):
+        count = len(parts[0])
+        if count < BLOCK:
+            parts = [torch.cat([part, part[:1].expand(BLOCK - count, *part.shape[1:])]) for part in parts]
+        out.append(model.features(parts[0], representation, *parts[1:])[:count].float())
     return torch.cat(out)
 
 
@@ -133,7 +137,9 @@ def align(
         some = torch.as_tensor(rows[start : start + chunk])
         x, key = images[some].to(device), ids[some].to(device)
         with half:
-            z = _blocks(model, draw_views(x, key, view, numbers, seed).flatten(0, 1), spec.representation)
+            drawn = draw_views(x, key, view, numbers, seed).flatten(0, 1)
+            hidden = draw_mask(view, key, numbers, seed, tuple(images.shape[1:])).flatten(0, 1) if view.mask else None
+            z = _blocks(model, drawn, spec.representation, hidden)
             clean = _blocks(model, x.float() / 255, spec.representation) if spec.comparison == "anchor" else None
         if not torch.isfinite(z).all():
             bad = int(key[~torch.isfinite(z).view(len(some), -1).all(1)][0])

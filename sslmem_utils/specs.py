@@ -127,6 +127,8 @@ class ViewSpec(Spec):
     invert: Probability = 0.0
     mask: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of patches hidden from the encoder (MAE); exact count
     mask_patch: Annotated[int, Field(ge=1)] = 4  # side of a masked patch, pixels
+    mask_kind: Literal["random", "block", "grid"] = "random"  # single patches, one rectangle-like region, a lattice
+    size: Annotated[int, Field(ge=4, le=1024)] | None = None  # side of the view in pixels; None: the image's own
 
     @model_validator(mode="after")
     def _ranges(self) -> ViewSpec:
@@ -142,10 +144,15 @@ class ViewSpec(Spec):
 
 
 class EncoderSpec(Spec):
-    """Architecture by registry name; `options` override the defaults written in the encoder's own file."""
+    """Architecture by registry name; `options` override the defaults written in the encoder's own file.
+
+    `weights` names where training starts from: a local .safetensors or state dict file, or the name under which timm or
+    torchvision download pretrained weights; None is a fresh initialisation.
+    """
 
     name: str = "mlp"
     options: dict[str, Scalar] = {}
+    weights: str | None = None
 
 
 class MethodSpec(Spec):
@@ -161,6 +168,8 @@ class ComputeSpec(Spec):
     device: Literal["cpu", "cuda"] = "cpu"
     precision: Literal["fp32", "bf16"] = "fp32"
     threads: Annotated[int, Field(ge=1)] = 1  # two one-thread processes beat one of two threads on a CPU
+    processes: Annotated[int, Field(ge=1)] = 1  # ranks that share one training (torchrun); `batch` is that of them all
+    compiled: bool = False  # torch.compile: minutes at the start, so it pays in long trainings only
 
 
 class TrainSpec(Spec):
@@ -174,10 +183,13 @@ class TrainSpec(Spec):
     method: MethodSpec = MethodSpec()
     epochs: Annotated[int, Field(ge=1)]
     batch: Annotated[int, Field(ge=2)]  # images; each gives as many views as the method asks for
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    accumulate: Annotated[int, Field(ge=1)] = 1  # batches a step; negatives come from one batch, as if on one device
+    optimizer: Literal["sgd", "adamw", "lars"] = "sgd"
     lr: Annotated[float, Field(gt=0)] = 0.1  # peak of the schedule
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # AdamW's first beta
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999  # AdamW's second beta
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4  # of weights; biases and norms are left alone
+    clip: Annotated[float, Field(gt=0)] | None = None  # largest norm of the gradient; None: not clipped
     warmup: Probability = 0.1  # share of the steps with a linear rise; the rest falls as half a cosine
     seed: Seed = 0  # initialisation, data order and views
     compute: ComputeSpec = ComputeSpec()
@@ -190,6 +202,17 @@ class TrainSpec(Spec):
             raise ValueError(f"sets must name different non-empty sets, found {self.sets} with {total} images")
         if self.batch > total:
             raise ValueError(f"batch ({self.batch}) exceeds the {total} training images; lower it to {total} or less")
+        if self.batch * self.accumulate > total:
+            raise ValueError(
+                f"{self.accumulate} batches of {self.batch} exceed the {total} training images; lower one of them"
+            )
+        if self.optimizer == "lars" and self.weight_decay == 0:
+            raise ValueError("LARS scales steps by weights only where they decay; give weight_decay, 1e-6 for example")
+        if self.batch % self.compute.processes or self.batch < 2 * self.compute.processes:
+            raise ValueError(
+                f"batch ({self.batch}) must give {self.compute.processes} processes equally many images, two or more; "
+                "change batch or processes"
+            )
         return self
 
 

@@ -25,7 +25,9 @@ import torch
 from PIL import Image
 
 from sslmem_utils import data, paths
-from sslmem_utils.data import cache, loading, registry, sources
+from sslmem_utils.data import cache, decoding, importing, loading, registry, sources
+from sslmem_utils.data.decoding import square
+from sslmem_utils.data.layout import natural
 from sslmem_utils.errors import DataError, SpecError
 from sslmem_utils.specs import DatasetSpec
 
@@ -441,15 +443,17 @@ def test_grey_colour_palette_and_alpha(tmp_path):
         assert np.array_equal(got.images[row].permute(1, 2, 0).numpy(), np.asarray(colour))
     write_folder(root, {"e.png": encoded(grey)})
     with pytest.raises(DataError, match="a.png is colour and e.png is grey; .*--channels"):
-        data.import_images("rgb", root)
-    assert np.array_equal(data.import_images("rgb", root, channels="rgb").images[4, 2].numpy(), np.asarray(grey))
-    as_grey = data.import_images("rgb", root, channels="grey")
+        data.import_images("rgb", root, replace=True)
+    assert np.array_equal(
+        data.import_images("rgb", root, channels="rgb", replace=True).images[4, 2].numpy(), np.asarray(grey)
+    )
+    as_grey = data.import_images("rgb", root, channels="grey", replace=True)
     assert as_grey.images.shape == (5, 1, 6, 6)
     assert np.array_equal(as_grey.images[0, 0].numpy(), np.asarray(colour.convert("L")))
     write_folder(root, {"e.png": encoded(clear)})
     with pytest.raises(DataError, match="e.png is partly transparent.*background"):
-        data.import_images("rgb", root)
-    on_white = data.import_images("rgb", root, background="white")
+        data.import_images("rgb", root, replace=True)
+    on_white = data.import_images("rgb", root, background="white", replace=True)
     assert on_white.images[4, :, 0, 0].tolist() == [255] * 3 and torch.equal(
         on_white.images[4, :, 1:], got.images[0, :, 1:]
     )
@@ -485,6 +489,171 @@ def test_size_takes_the_centred_square_antialiased(tmp_path):
     for bad in (0, 5000):
         with pytest.raises(SpecError, match="size"):
             data.import_images("x", root, size=bad)
+
+
+def test_large_jpegs_are_decoded_at_a_part_of_their_size(tmp_path):
+    """Three times the wanted size or more is kept, so that the result hardly differs; smaller ones do not change."""
+    smooth = picture(1, (20, 20), "RGB").resize((960, 720), Image.Resampling.BICUBIC)
+    root = write_folder(tmp_path / "x", {"1.jpg": encoded(smooth, "JPEG", quality=95)})
+    with Image.open(root / "1.jpg") as image:
+        full = np.asarray(square(image, 121)).transpose(2, 0, 1)
+        for size, differs in ((121, False), (120, True), (60, True)):
+            got = data.import_images("x", root, size=size, replace=True).images[0].numpy()
+            whole = np.asarray(square(image, size)).transpose(2, 0, 1)
+            assert np.array_equal(got, whole) != differs
+            assert np.abs(got.astype(int) - whole).max() <= 4 and np.ptp(full) > 200
+
+
+# ------------------------------------------------------------------------------------------------- a list of images
+
+
+@pytest.fixture
+def many(tmp_path):
+    """Two parts, classes of which one begins like another, names whose natural order is not the alphabetical one."""
+    names = [f"{folder}/img{n}.png" for folder in ("ab", "a", "a-b", "a/deep") for n in (1, 2, 10, 9)]
+    files = {
+        f"{part}/{name}": 20 * rank + n for rank, part in enumerate(("train", "val")) for n, name in enumerate(names)
+    }
+    return write_folder(tmp_path / "many", files)
+
+
+def listed(path, *lines):
+    path.write_text("\n".join(map(str, lines)), encoding="utf-8")
+    return path
+
+
+def test_a_list_of_paths_and_numbers_chooses_images(tmp_path, many):
+    from torchvision.datasets import ImageFolder
+
+    whole = data.import_images("whole", many)
+    paths = ["val/a-b/img9.png", "train/a/deep/img2.png", "train/ab/img10.png"]
+    some = data.import_images("some", many, listed=listed(tmp_path / "a.txt", "", *paths, ""))
+    rows = [row for row, path in enumerate(whole.index) if path in paths]
+    assert some.index.tolist() == whole.index[rows].tolist() and torch.equal(some.images, whole.images[rows])
+    assert torch.equal(some.ids, whole.ids[rows]) and some.classes == ("a", "a-b", "ab")
+    assert len(data.load(DatasetSpec(name="some", part="train"))) == 2
+    # other spellings of the same list: no second import
+    other = [f"./{paths[1]}", paths[0].replace("/", "\\"), f"  {paths[2]}  "]
+    assert data.import_images("some", many, listed=listed(tmp_path / "b.txt", *other)).fingerprint == some.fingerprint
+    theirs = [Path(path).relative_to(many).as_posix() for path, _ in ImageFolder(str(many / "train")).samples]
+    theirs += [Path(path).relative_to(many).as_posix() for path, _ in ImageFolder(str(many / "val")).samples]
+    assert sorted(theirs) == sorted(whole.index) and theirs != whole.index.tolist()
+    for number in range(0, len(theirs), 5):
+        file = listed(tmp_path / "c.txt", number)
+        assert data.import_images("one", many, listed=file, replace=True).index.tolist() == [theirs[number]]
+    mixed = data.import_images("mixed", many, listed=listed(tmp_path / "d.txt", 0, paths[0]))
+    assert set(mixed.index) == {theirs[0], paths[0]}
+    sidecar = json.loads(paths_of("mixed").read_text())
+    assert sidecar["import"].endswith("many --list d.txt`") and sidecar["options"]["list"] == "d.txt"
+
+
+def paths_of(name):
+    return paths.data_dir() / f"{name}.json"
+
+
+def test_a_list_of_a_wrapped_folder(tmp_path):
+    path = write_zip(tmp_path / "x.zip", {f"top/{name}": seed for name, seed in TWO.items()})
+    for n, line in enumerate(("cat/1.png", "top/cat/1.png", "0")):
+        got = data.import_images(f"x{n}", path, listed=listed(tmp_path / "list.txt", line))
+        assert got.index.tolist() == ["cat/1.png"] and got.classes == ("cat",)
+
+
+@pytest.mark.parametrize(
+    "lines, message",
+    [
+        (["cat/1.png", "cat/2.png", "dog/2.png"], "names cat/2.png, which is none of the 2 images; .* cat/1.png"),
+        (["1", "2"], "names 2, which is none of the 2 images; .*numbers from 0 to 1"),
+        (["-1"], "names -1, which is none"),
+        (["cat/1.png", "0"], "names cat/1.png more than once .at 0."),
+        (["cat/1.png", "./cat/1.png"], "names cat/1.png more than once"),
+        (["", " "], "is empty"),
+    ],
+)
+def test_wrong_lists(tmp_path, lines, message):
+    root = write_folder(tmp_path / "x", TWO)
+    with pytest.raises(DataError, match=message):
+        data.import_images("x", root, listed=listed(tmp_path / "list.txt", *lines))
+    assert in_cache() == [] if paths.data_dir().exists() else True
+    with pytest.raises(DataError, match="list .*absent.txt cannot be read"):
+        data.import_images("x", root, listed=tmp_path / "absent.txt")
+    (tmp_path / "list.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match="list.txt cannot be read"):
+        data.import_images("x", root, listed=tmp_path / "list.txt")
+
+
+def test_natural_order_is_that_of_the_pieces():
+    def pieces(text):
+        return [int(piece) if piece.isdigit() else piece for piece in re.split(r"([0-9]+)", text)]
+
+    draw = np.random.default_rng(0)
+    names = ["".join(draw.choice(list("ab/-é01239."), size=draw.integers(0, 9))) for _ in range(3000)]
+    for one, other in zip(names, names[1:], strict=False):
+        assert (natural(one) < natural(other)) == (pieces(one) < pieces(other)), (one, other)
+        assert (natural(one) == natural(other)) == (pieces(one) == pieces(other)), (one, other)
+
+
+# ------------------------------------------------------------------------------- a name that is taken, and progress
+
+
+def test_the_same_images_again_are_no_new_import(tmp_path, earlier, capsys):
+    before = json.loads(paths_of("pets").read_text())
+    again = data.import_images("pets", tmp_path / "earlier")
+    assert "pets holds these 5 images already" in capsys.readouterr().err
+    assert json.loads(paths_of("pets").read_text()) == before and len(again) == 5
+    data.import_images("pets", write_zip(tmp_path / "x.zip", PARTS))  # the same images from elsewhere
+    earlier()
+
+
+@pytest.mark.parametrize(
+    "files, options, message",
+    [
+        (TWO, {}, "it has 5 images, not 2"),
+        (PARTS | {"test/dog/y.png": 6}, {}, "it has another image as test/dog/y.png"),
+        (PARTS, {"size": 8}, "it has images of 1x6x6, not 1x8x8"),
+        (PARTS, {"channels": "rgb"}, "it has images of 1x6x6, not 3x6x6"),
+        (
+            {path.replace("dog/a", "cow/a"): seed for path, seed in PARTS.items()},
+            {},
+            "it has train/dog/a.png where these have train/cow/a.png",
+        ),
+    ],
+)
+def test_other_images_need_leave_to_replace(tmp_path, earlier, files, options, message):
+    root = write_folder(tmp_path / "x", files)
+    with pytest.raises(DataError, match=rf"another dataset pets already \({message}\); .*another name.*--replace"):
+        data.import_images("pets", root, **options)
+    earlier()
+    got = data.import_images("pets", root, **options, replace=True)
+    assert data.load(DatasetSpec(name="pets")).fingerprint == got.fingerprint
+    assert len(in_cache()) == 2
+
+
+def test_a_cached_official_dataset_is_not_replaced_silently(tmp_path):
+    data.load()
+    with pytest.raises(DataError, match="another dataset digits already .it has 1,797 images, not 1"):
+        data.import_images("digits", write_folder(tmp_path / "x", {"3/1.png": encoded(picture(0, (8, 8)))}))
+
+
+def test_a_dataset_that_cannot_be_read_is_not_replaced(tmp_path, earlier, monkeypatch):
+    def forbidden(name):
+        raise cache._unreadable(PermissionError(13, "Permission denied", "pets.json"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "describe", forbidden)
+        with pytest.raises(DataError, match="pets.json cannot be read"):
+            data.import_images("pets", write_folder(tmp_path / "x", TWO))
+    earlier()
+
+
+def test_progress_is_told_line_by_line(tmp_path, monkeypatch, capsys):
+    root = write_folder(tmp_path / "x", {f"{n}.png": n for n in range(40)})
+    monkeypatch.setattr(decoding, "_BATCH_BYTES", 10 * 36)
+    data.import_images("a", root)
+    assert capsys.readouterr().err == ""  # too quick to tell
+    monkeypatch.setattr(importing, "PROGRESS_SECONDS", 0)
+    data.import_images("b", root)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 4 and re.fullmatch(r"import b: 10 of 40 images, \d+ a second, [\d.]+ min left", lines[0])
 
 
 # ------------------------------------------------------------------------------ wrong input: one sentence, nothing lost
@@ -548,7 +717,7 @@ def earlier(tmp_path):
 def test_wrong_zip(case, tmp_path, earlier):
     files, message = WRONG[case]
     with pytest.raises(DataError, match=message) as error:
-        data.import_images("pets", write_zip(tmp_path / "x.zip", files))
+        data.import_images("pets", write_zip(tmp_path / "x.zip", files), replace=True)
     assert "\n" not in str(error.value)
     earlier()
 
@@ -560,7 +729,7 @@ def test_wrong_folder(case, tmp_path, earlier):
     files, message = WRONG[case]
     (tmp_path / "x").mkdir()
     with pytest.raises(DataError, match=message):
-        data.import_images("pets", write_folder(tmp_path / "x", files))
+        data.import_images("pets", write_folder(tmp_path / "x", files), replace=True)
     earlier()
 
 
@@ -574,7 +743,7 @@ def test_damaged_zips(tmp_path, earlier):
     for name, (content, message) in cases.items():
         (tmp_path / f"{name}.zip").write_bytes(content)
         with pytest.raises(DataError, match=message):
-            data.import_images("pets", tmp_path / f"{name}.zip")
+            data.import_images("pets", tmp_path / f"{name}.zip", replace=True)
         earlier()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -614,11 +783,13 @@ def test_file_name_that_is_not_text(tmp_path, earlier):
 def test_no_space_left_is_seen_before_writing(tmp_path, earlier, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 100))
     with pytest.raises(DataError, match="No space left in .*are needed and"):
-        data.import_images("pets", write_folder(tmp_path / "x", TWO))
+        data.import_images("pets", write_folder(tmp_path / "x", TWO), replace=True)
     earlier()
 
 
-IMPORT = "import sys; from sslmem_utils.data import importing; importing.import_images('pets', sys.argv[1])"
+IMPORT = (
+    "import sys; from sslmem_utils.data import importing; importing.import_images('pets', sys.argv[1], replace=True)"
+)
 
 
 def test_no_space_left_while_writing(tmp_path, earlier):
@@ -652,14 +823,14 @@ def test_killed_import_leaves_the_earlier_one_and_the_next_cleans_up(tmp_path, e
     assert len(in_cache()) == len(complete) + 1
     cache._verified.clear()
     assert len(data.load(DatasetSpec(name="pets"))) == len(PARTS)
-    assert len(data.import_images("pets", write_folder(tmp_path / "y", TWO))) == 2
+    assert len(data.import_images("pets", write_folder(tmp_path / "y", TWO), replace=True)) == 2
     assert len(in_cache()) == 2 and len(data.load(DatasetSpec(name="pets"))) == 2
 
 
 def test_open_images_outlive_their_replacement(tmp_path):
     before = data.import_images("pets", write_folder(tmp_path / "a", PARTS))
     kept = before.images.clone()
-    data.import_images("pets", write_folder(tmp_path / "b", TWO))
+    data.import_images("pets", write_folder(tmp_path / "b", TWO), replace=True)
     assert torch.equal(before.images, kept)
 
 
@@ -667,6 +838,96 @@ def flip(file):
     content = bytearray(file.read_bytes())
     content[-3] ^= 1
     file.write_bytes(content)
+
+
+def test_large_files_are_read_in_full_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "LARGE", 300)  # bytes: images.npy and index.json are larger, labels.npy is not
+    read = []
+    monkeypatch.setattr(cache, "_checksum", lambda file, of=cache._checksum: (read.append(file.name), of(file))[1])
+
+    def files_read():
+        read.clear()
+        cache._verified.clear()  # as in a new process
+        data.load(DatasetSpec(name="pets"))
+        return read
+
+    data.import_images("pets", write_folder(tmp_path / "x", {f"c{n}/{n:05}.png": n for n in range(20)}))
+    file = next(paths.data_dir().glob("pets.*/images.npy"))
+    assert files_read() == ["labels.npy"]
+    os.utime(file, (1, 1))  # a copy of the folder
+    assert files_read() == ["images.npy", "labels.npy"] and files_read() == ["labels.npy"]
+    file.with_name("checked.json").write_text("{")
+    assert files_read() == ["images.npy", "index.json", "labels.npy"] and files_read() == ["labels.npy"]
+    flip(file)
+    cache._verified.clear()
+    with pytest.raises(DataError, match="images.npy has a wrong checksum"):
+        data.load(DatasetSpec(name="pets"))
+
+
+def test_a_file_beyond_all_memory_is_mapped_for_reading(monkeypatch):
+    expected = data.load().images.clone()
+    of, modes = np.load, []
+
+    def full(file, mmap_mode=None, **options):
+        modes.append(mmap_mode)
+        if mmap_mode == "c":
+            raise OSError(12, "Cannot allocate memory")
+        return of(file, mmap_mode=mmap_mode, **options)
+
+    monkeypatch.setattr(np, "load", full)
+    digits = data.load()
+    assert (
+        modes[:2] == ["c", "r"]
+        and torch.equal(digits.images, expected)
+        and torch.equal(digits.rows([3])[0], expected[3])
+    )
+
+
+LIMITED = """
+import resource, sys, torch
+from sslmem_utils import data
+from sslmem_utils.specs import DatasetSpec
+
+data.load()
+held = int(next(line for line in open("/proc/self/status") if line.startswith("VmData")).split()[1]) * 1024
+resource.setrlimit(resource.RLIMIT_DATA, (held + 40_000_000, held + 40_000_000))
+for spec in (DatasetSpec(name="big"), DatasetSpec(name="big", part="train"), DatasetSpec(name="big", classes=("b",)),
+             DatasetSpec(name="big", limit=500)):
+    images = data.load(spec)
+    some = images.take(torch.randperm(len(images))[:450])
+    for set in (images, some):
+        total = 0
+        for rows in torch.randperm(len(set)).split(50):
+            batch = set.rows(rows)
+            assert (batch[:, 0, 0, 0] == set.places[rows] % 251).all() and batch.shape[1:] == set.shape
+            total += len(batch)
+        assert total == len(set)
+try:
+    some.images
+except Exception as error:
+    print("refused", type(error).__name__)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs limits of Linux")
+def test_choosing_and_reading_images_takes_no_memory(monkeypatch):
+    """100 MB of images in a process that may allocate 40 MB, in batches of 5 MB."""
+    monkeypatch.setattr(cache, "LARGE", 10**6)
+    n, shape = 1000, (3, 184, 184)
+
+    def batches():
+        for start in range(0, n, 100):
+            values = (np.arange(start, start + 100) % 251).astype(np.uint8)
+            yield np.broadcast_to(values[:, None, None, None], (100, *shape))
+
+    labels = np.arange(n) % 2
+    rest = {"title": "", "classes": ["a", "b"], "parts": {"train": [0, 700], "test": [700, 1000]}, "index": "path"}
+    rest |= {"source": "", "licence": "", "import": "import it again", "notes": []}
+    data.load()
+    cache.write("big", shape, labels, [f"{row}.png" for row in range(n)], batches(), lambda: rest)
+    done = run_python(LIMITED)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("refused"), "the limit is real: all images at once do not fit"
 
 
 DAMAGE = {
@@ -764,6 +1025,31 @@ def test_size_resizes_as_the_import_does(tmp_path):
     again = data.load(DatasetSpec(size=16, limit=30))
     assert again.images.data_ptr() == digits.images.data_ptr()  # resized once, however often it is loaded
     assert not torch.equal(data.load(DatasetSpec(size=16, classes=("3",))).images[:30], digits.images)
+
+
+def test_resizing_more_than_memory_is_refused(monkeypatch):
+    monkeypatch.setattr(loading, "_LARGEST_RESIZED", 1797 * 256)
+    assert data.load(DatasetSpec(size=16)).images.shape[2:] == (16, 16)
+    with pytest.raises(SpecError, match=r"Resizing digits to 17 pixels .*--size 17 under another name"):
+        data.load(DatasetSpec(size=17))
+    assert len(data.load(DatasetSpec(size=17, limit=100))) == 100
+
+
+def test_selections_share_the_pixels_of_the_dataset():
+    digits = data.load()
+    for spec in (DatasetSpec(limit=300), DatasetSpec(classes=("3", "5")), DatasetSpec(size=8, limit=11)):
+        some = data.load(spec)
+        assert some.pixels.shape == digits.pixels.shape and some.shape == (1, 8, 8)
+        assert torch.equal(some.images, digits.images[some.places]) and len(some) == len(some.labels)
+        rows = torch.tensor([5, 0, 5])
+        for at in (rows, rows.numpy(), rows.tolist()):
+            assert torch.equal(some.rows(at), some.images[rows])
+        assert torch.equal(data.gather(some.pixels, some.places[rows]), some.images[rows])
+        assert some.rows([]).shape == (0, 1, 8, 8) and len(some.take([])) == 0 and len(some.take([]).images) == 0
+        again = some.take([7, 3, 1]).take([2, 0])
+        assert torch.equal(again.images, some.images[[1, 7]]) and torch.equal(again.ids, some.ids[[1, 7]])
+    some.rows([0]).zero_()
+    assert torch.equal(digits.images, data.load().images)  # rows are copies
 
 
 def test_take_keeps_identity(tmp_path):

@@ -172,7 +172,7 @@ def test_augmentations_act_before_normalisation() -> None:
     assert 0 <= seen["range"][0] < 0.05 and 0.95 < seen["range"][1] <= 1
     inside = {}
     model = encoder()
-    model.layers.register_forward_pre_hook(lambda _, args: inside.update(range=(args[0].min(), args[0].max())))
+    model.blocks.register_forward_pre_hook(lambda _, args: inside.update(range=(args[0].min(), args[0].max())))
     align(model, x, ids)
     assert -1 <= inside["range"][0] < -0.9 and 0.9 < inside["range"][1] <= 1
 
@@ -246,5 +246,5 @@ def test_bad_inputs_are_one_sentence_errors() -> None:
         align(Broken(), x, ids)
     with pytest.raises(SpecError, match="same images"):
         table(align(encoder(), *images(4)), align(encoder(), *images(8)), 4)
-    with pytest.raises(SpecError, match="'pooled'"):
+    with pytest.raises(SpecError, match="representations pooled"):
         align(encoder(), x, ids, representation="tokens")

@@ -1,7 +1,10 @@
 """Training: resumable to the bit, parallel without a difference, errors in one sentence."""
 
 import contextlib
+import dataclasses
+import math
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -14,10 +17,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sslmem_utils import data, pairs, splits, stats, training, views
+from sslmem_utils import data, pairs, paths, splits, stats, training, views
 from sslmem_utils.errors import SpecError, SplitError, StoreError, TrainingError
+from sslmem_utils.methods import METHODS
 from sslmem_utils.recipes import recipe
-from sslmem_utils.specs import ComputeSpec, ScoreSpec, TrainSpec
+from sslmem_utils.specs import ComputeSpec, DatasetSpec, EncoderSpec, ScoreSpec, TrainSpec
 from sslmem_utils.store import Store
 
 SETTINGS = (ScoreSpec(views=6), ScoreSpec(views=6, representation="projector"))
@@ -32,7 +36,13 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    """Same names and the same bits; metrics that were not measured are NaN on both sides."""
+    return a.keys() == b.keys() and all(torch.equal(a[name].nan_to_num(), b[name].nan_to_num()) for name in a)
+
+
+def source_of(settings: TrainSpec) -> training.Source:
+    images = data.load(settings.dataset)
+    return training.Source.of(images, torch.from_numpy(pairs.split_of(settings).rows(*settings.sets)))
 
 
 def test_training_is_deterministic_and_seeds_differ(tmp_path: Path) -> None:
@@ -51,12 +61,11 @@ def test_two_processes_train_what_one_does(tmp_path: Path, monkeypatch: pytest.M
     assert all(equal(weights(a), weights(b)) for a, b in zip(alone, together, strict=True))
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lars"])
 @pytest.mark.parametrize("encoder", ["mlp", "cnn"])
 def test_a_stopped_training_goes_on_to_the_same_bits(optimizer: str, encoder: str) -> None:
-    settings = training.resolved(spec(optimizer=optimizer, encoder=encoder, lr=0.01, epochs=4))
-    images = data.load(settings.dataset)
-    rows = torch.from_numpy(pairs.split_of(settings).rows(*settings.sets))
+    settings = training.resolved(spec(optimizer=optimizer, encoder=encoder, lr=0.01, epochs=4, weight_decay=1e-4))
+    source = source_of(settings)
     kept: dict[int, dict[str, torch.Tensor]] = {}
 
     def state() -> training.Training:
@@ -67,11 +76,65 @@ def test_a_stopped_training_goes_on_to_the_same_bits(optimizer: str, encoder: st
     def keep(state: training.Training) -> None:
         kept[state.epoch] = {name: value.clone() for name, value in state.tensors().items()}
 
-    training.run(whole, images.images[rows], images.ids[rows], keep)
+    training.run(whole, source, keep)
     resumed = state()
     resumed.restore(kept[2])
-    training.run(resumed, images.images[rows], images.ids[rows], lambda _: None)
-    assert resumed.losses == whole.losses and equal(resumed.tensors(), whole.tensors())
+    training.run(resumed, source, lambda _: None)
+    assert resumed.table().equals(whole.table()) and equal(resumed.tensors(), whole.tensors())
+
+
+def of_method(method: str, **changes: object) -> TrainSpec:
+    """A small spec of a method, with an encoder it can train."""
+    settings = {"lr": 0.001, "epochs": 4, "encoder": EncoderSpec(name="cnn", options={"width": 8})}
+    if method == "mae":
+        settings["encoder"] = EncoderSpec(name="vit", options={"patch": 2, "width": 16, "depth": 1})
+    return spec(method=method, **settings | changes)
+
+
+@pytest.mark.parametrize("method", METHODS.names())
+def test_every_method_goes_on_from_a_checkpoint_to_the_same_bits(method: str) -> None:
+    settings = training.resolved(of_method(method))
+    source, checkpoints = source_of(settings), []
+    whole = training.Training.start(settings, (1, 8, 8))
+    training.run(whole, source, lambda state: checkpoints.append({n: v.clone() for n, v in state.tensors().items()}))
+    resumed = training.Training.start(settings, (1, 8, 8))
+    resumed.restore(checkpoints[1])
+    training.run(resumed, source, lambda _: None)
+    assert equal(resumed.tensors(), whole.tensors()) and resumed.epoch == settings.epochs
+
+
+SEVERAL = """
+import sys
+from pathlib import Path
+from sslmem_utils import training
+from sslmem_utils.specs import TrainSpec
+from sslmem_utils.store import Store
+training.single.CHECKPOINT_SECONDS = 0.0
+for text in sys.argv[2:]:
+    training.train(TrainSpec.model_validate_json(text), Store(Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.slow
+def test_every_method_killed_at_random_moments_ends_in_the_same_bits(tmp_path: Path) -> None:
+    specs = [of_method(method, epochs=12) for method in METHODS.names()]
+    store, rng, kills = Store(tmp_path / "killed"), random.Random(0), 0
+    command = [sys.executable, "-c", SEVERAL, str(store.root), *(one.canonical() for one in specs)]
+    for _ in range(4):
+        process, before = subprocess.Popen(command), len(list(store.root.glob("encoders/*")))
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if len(list(store.root.glob("encoders/*"))) > before and list(store.root.glob("checkpoints/*")):
+                time.sleep(rng.uniform(0, 0.2))
+                break
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+    subprocess.run(command, check=True)
+    assert kills >= 2, "the process was too fast to be killed"
+    for one in specs:
+        calm = training.train(one, Store(tmp_path / "calm"))
+        assert equal(weights(calm), weights(store.root / "encoders" / calm.name)), one.method.name
 
 
 KILLED = """
@@ -80,7 +143,7 @@ from pathlib import Path
 from sslmem_utils import pairs, training
 from sslmem_utils.specs import ScoreSpec, TrainSpec
 from sslmem_utils.store import Store
-training.CHECKPOINT_SECONDS = 0.0
+training.single.CHECKPOINT_SECONDS = 0.0
 base = TrainSpec.model_validate_json(sys.argv[2])
 settings = ScoreSpec(views=6), ScoreSpec(views=6, representation="projector")
 table = pairs.scores(base, [0], settings, store=Store(Path(sys.argv[1])))
@@ -122,7 +185,7 @@ def _wait_until_all_have_ended(mark: str) -> None:
                     found.append(process)
         return found
 
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 180
     while left() and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not left()
@@ -132,16 +195,18 @@ NO_SPACE = """
 import resource, signal, sys
 from pathlib import Path
 from sslmem_utils import training
+from sslmem_utils.methods import METHODS
+from sslmem_utils.errors import SSLMemError
 from sslmem_utils.specs import TrainSpec
 from sslmem_utils.store import Store
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 spec = TrainSpec.model_validate_json(sys.argv[2])
-training.data.load(spec.dataset)
+training.single.data.load(spec.dataset)
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
-training.CHECKPOINT_SECONDS = float(sys.argv[3])
+training.single.CHECKPOINT_SECONDS = float(sys.argv[3])
 try:
     training.train(spec, Store(Path(sys.argv[1])))
-except training.SSLMemError as error:
+except SSLMemError as error:
     print(type(error).__name__, error)
 """
 
@@ -154,23 +219,133 @@ def test_weights_that_do_not_fit_are_one_sentence(tmp_path: Path, seconds: str) 
     assert done.stdout.count("\n") == 1 and not list((tmp_path / "store" / "encoders").glob("*"))
 
 
-@pytest.mark.parametrize(("policy", "sentence"), [("none", "changes no pixel"), ("mae", "changes no pixel")])
-def test_views_that_are_all_equal_are_refused(tmp_path: Path, policy: str, sentence: str) -> None:
-    with pytest.raises(SpecError, match=sentence):
-        training.train(spec(view=views.named(policy)), Store(tmp_path))
+def test_views_that_are_all_equal_or_not_used_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="changes no pixel"):
+        training.train(spec(view=views.named("none")), Store(tmp_path))
     with pytest.raises(SpecError, match="does not mask"):
         training.train(spec(view=views.named("digits").but(mask=0.5)), Store(tmp_path))
+
+
+def test_watching_an_encoder_does_not_change_it(tmp_path: Path) -> None:
+    seen: list[dict[str, float]] = []
+    calm = training.train(spec(), Store(tmp_path / "a"))
+    watched = training.train(spec(), Store(tmp_path / "b"), lambda *event: seen.append(event[2]), knn_every=2)
+    assert equal(weights(calm), weights(watched)) and calm.name == watched.name
+    metrics = pd.read_parquet(watched / "metrics.parquet")
+    assert metrics["knn"].notna().tolist() == [False, True, False, True, False, True]
+    assert metrics["knn"].iloc[-1] > 0.3 and 0 < metrics["spread"].iloc[-1] < 1.1
+    assert seen[-1]["knn"] == metrics["knn"].iloc[-1] and pd.read_parquet(calm / "metrics.parquet")["knn"].isna().all()
+
+
+def test_knn_accuracy_and_collapse_by_hand() -> None:
+    bank = torch.tensor([[1.0, 0.0], [2.0, 0.1], [0.0, 1.0]])
+    queries = torch.tensor([[3.0, 0.2], [0.1, 5.0], [1.0, 1.0]])
+    labels = torch.tensor([0, 0, 1])
+    assert training.knn_accuracy(bank, labels, queries, torch.tensor([0, 1, -1]), neighbours=1) == 1.0
+    assert training.knn_accuracy(bank, labels, queries, torch.tensor([1, 1, -1]), neighbours=1) == 0.5
+    assert math.isnan(training.knn_accuracy(bank, torch.tensor([-1, -1, -1]), queries, labels))
+    model = training.Training.start(training.resolved(spec()), (1, 8, 8)).model
+    images = data.load(spec().dataset)
+    monitor = training.Monitor.of(images, pairs.split_of(spec()), spec(), 1)
+    assert monitor.look(model)[1] > 0.1
+    with torch.no_grad():
+        for parameter in model.encoder.parameters():
+            parameter.zero_()
+        model.encoder.blocks[-1][1].bias.fill_(1.0)  # every image becomes the same point
+    assert monitor.look(model)[1] == pytest.approx(0, abs=1e-6)
+
+
+def test_biases_and_norms_do_not_decay_and_lars_scales_only_what_does() -> None:
+    settings = training.resolved(spec(optimizer="lars", weight_decay=1e-4, encoder="cnn"))
+    state = training.Training.start(settings, (1, 8, 8))
+    decayed, rest = state.optimizer.param_groups
+    assert decayed["weight_decay"] == 1e-4 and all(p.dim() > 1 for p in decayed["params"])
+    assert rest["weight_decay"] == 0 and all(p.dim() <= 1 for p in rest["params"])
+    assert len(decayed["params"]) + len(rest["params"]) == len(list(state.model.parameters()))
+    weight, before = decayed["params"][0], decayed["params"][0].detach().clone()
+    for parameter in (*decayed["params"], *rest["params"]):
+        parameter.grad = torch.ones_like(parameter)
+    state.optimizer.step()
+    ratio = before.norm() / (weight.grad.norm() + 1e-4 * before.norm())  # You et al. 2017, equation 6
+    wanted = before - settings.lr * 0.001 * ratio * (weight.grad + 1e-4 * before)
+    torch.testing.assert_close(weight.detach(), wanted)
+
+
+def test_gradients_are_clipped_and_summed_over_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One step of two batches moves the weights by the mean of their gradients, cut to the norm that is allowed."""
+    changes = {"optimizer": "sgd", "lr": 0.1, "momentum": 0.0, "warmup": 0.0, "epochs": 1, "batch": 40}
+    settings = training.resolved(spec(**changes, accumulate=2, clip=0.01))
+    source, state = source_of(settings), training.Training.start(settings, (1, 8, 8))
+    before = {name: p.detach().clone() for name, p in state.model.named_parameters()}
+    twin = training.Training.start(settings, (1, 8, 8)).model.train()
+    for _, batch in training.stream(settings, source, 0, twin.plan(settings.view)):
+        (twin(batch) / 2).backward()
+    norm = torch.nn.utils.get_total_norm([p.grad for p in twin.parameters()])
+    training.run(state, source, lambda _: None)
+    assert norm > 0.01
+    for (name, p), q in zip(state.model.named_parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p.detach(), before[name] - 0.1 * q.grad * 0.01 / (norm + 1e-6))
+
+
+TRAINED = """
+import sys
+from pathlib import Path
+from sslmem_utils import training
+from sslmem_utils.specs import TrainSpec
+from sslmem_utils.store import Store
+training.single.CHECKPOINT_SECONDS = 0.0
+print(training.train(TrainSpec.model_validate_json(sys.argv[2]), Store(Path(sys.argv[1]))))
+"""
+
+
+def test_a_compiled_training_is_close_to_a_plain_one(tmp_path: Path) -> None:
+    """Without its C++ stage, which takes minutes, and in a process of its own: there the tests' checks of shapes do not
+    get into the compiler's way."""
+    small = EncoderSpec(name="mlp", options={"width": 32, "depth": 1})
+    plain = spec(epochs=1, encoder=small)
+    compiled = plain.but(compute=ComputeSpec(compiled=True))
+    backend = "import functools, torch\ntorch.compile = functools.partial(torch.compile, backend='aot_eager')"
+    command = [sys.executable, "-c", backend + TRAINED, str(tmp_path), compiled.canonical()]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    one, two = weights(training.train(plain, Store(tmp_path))), weights(Path(done.stdout.strip()))
+    for name, values in one.items():
+        torch.testing.assert_close(two[name], values, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_two_ranks_train_what_one_process_does(tmp_path: Path) -> None:
+    """Equal global batch, gloo, norms without batch statistics; killed in between, they go on."""
+    alone = spec(encoder=EncoderSpec(name="cnn", options={"norm": "group", "width": 8}), lr=0.001, epochs=8)
+    shared = alone.but(compute=ComputeSpec(processes=2))
+    script = tmp_path / "rank.py"
+    script.write_text(TRAINED)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    command += [str(tmp_path / "two"), shared.canonical()]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(paths.PACKAGE.parent)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    store, deadline = Store(tmp_path / "two"), time.monotonic() + 120
+    while process.poll() is None and not list(store.root.glob("checkpoints/*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    one = weights(training.train(alone, Store(tmp_path / "one")))
+    folder = store.path(training.KIND, training.key(shared, data.load(shared.dataset).fingerprint))
+    assert done.stdout.split() == [str(folder)] * 2
+    for name, values in weights(folder).items():
+        torch.testing.assert_close(values, one[name], rtol=1e-3, atol=1e-4, msg=name)
+    with pytest.raises(SpecError, match="asks for 2 processes, found 1; start it with torchrun"):
+        training.train(shared, Store(tmp_path / "one"))
 
 
 def test_a_stored_encoder_is_loaded_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(tmp_path)
     folder = training.train(spec(), store)
-    monkeypatch.setattr(training, "run", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(training.loop, "run", lambda *_: pytest.fail("trained again"))
     assert training.train(spec(), store) == folder
     model = training.load(spec(), store)
     assert not model.training and equal(model.state_dict(), weights(folder))
     assert training.load(spec(seed=5), store) is None
-    assert len(pd.read_parquet(folder / "losses.parquet")) == 6
+    assert len(pd.read_parquet(folder / "metrics.parquet")) == 6
     assert splits.Split.from_json((folder / "split.json").read_text()).stratified
 
 
@@ -192,13 +367,17 @@ def test_batches_cover_every_image_once_an_epoch() -> None:
 
 def test_views_of_a_batch_do_not_depend_on_how_many_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = spec(epochs=2)
-    images = data.load(settings.dataset)
-    x, ids = images.images[:80], images.ids[:80]
-    whole = [views for _, views in training.stream(settings, x, ids, 0, 2)]
-    monkeypatch.setattr(training, "VIEWS_AT_ONCE", 1)
-    single = [views for _, views in training.stream(settings, x, ids, 0, 2)]
+    source = training.Source.of(data.load(settings.dataset), torch.arange(80))
+    plan = ((settings.view, 2),)
+
+    def drawn(first: int) -> list[torch.Tensor]:
+        return [batch.views[0] for _, batch in training.stream(settings, source, first, plan)]
+
+    whole = drawn(0)
+    monkeypatch.setattr(training.loop, "VIEWS_AT_ONCE", 1)
+    single = drawn(0)
     assert all(torch.equal(a, b) for a, b in zip(whole, single, strict=True))
-    later = [views for _, views in training.stream(settings, x, ids, 1, 2)]
+    later = drawn(1)
     assert all(torch.equal(a, b) for a, b in zip(whole[2:], later, strict=True))
 
 
@@ -230,12 +409,39 @@ def test_an_error_in_a_worker_keeps_what_the_others_made(tmp_path: Path, monkeyp
         ({"method": "simsalabim"}, SpecError, "unknown method"),
         ({"shared": 5000}, SplitError, "exceed the 1797 images of digits"),
         ({"epoch": 3}, SpecError, "no field 'epoch'"),
+        ({"batch": 50, "accumulate": 2}, SpecError, "2 batches of 50 exceed the 80 training images"),
+        ({"encoder": EncoderSpec(name="vit", options={"patch": 3})}, SpecError, "sides divisible by its patch"),
+        ({"method": "mae", "encoder": "cnn"}, SpecError, "does not read; use a ViT"),
+        ({"optimizer": "lars", "weight_decay": 0.0}, SpecError, "LARS scales steps"),
+        ({"encoder": EncoderSpec(name="mlp", weights="nowhere.safetensors")}, SpecError, "nowhere.safetensors"),
     ],
 )
 def test_bad_specs_fail_before_training(tmp_path: Path, changes: dict, error: type, sentence: str) -> None:
     with pytest.raises(error, match=sentence):
         training.train(spec(**changes), Store(tmp_path))
     assert not (tmp_path / "encoders").exists()
+
+
+def test_supervised_training_needs_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = data.load(spec().dataset)
+    nameless = dataclasses.replace(images, labels=torch.full_like(images.labels, -1))
+    monkeypatch.setattr(training.single.data, "load", lambda _: nameless)
+    with pytest.raises(SpecError, match="supervised needs labels, and digits has images without"):
+        training.train(of_method("supervised"), Store(tmp_path))
+
+
+def test_a_checkpoint_of_another_spec_or_damaged_is_refused(tmp_path: Path) -> None:
+    store, settings = Store(tmp_path), spec()
+    name = training.key(settings, data.load(settings.dataset).fingerprint)
+    file = store.checkpoint(training.KIND, name)
+    file.parent.mkdir(parents=True)
+    state = training.Training.start(training.resolved(settings), (1, 8, 8))
+    training.single._save(state.tensors(), file, "another")
+    with pytest.raises(StoreError, match="is a checkpoint of another spec; delete it"):
+        training.train(settings, store)
+    file.write_bytes(b"not a checkpoint")
+    with pytest.raises(StoreError, match="is damaged; delete it"):
+        training.train(settings, store)
 
 
 def test_a_damaged_encoder_is_not_used(tmp_path: Path) -> None:
@@ -262,12 +468,46 @@ def test_coupled_pairs_share_initialisation_and_order() -> None:
     assert f.seed == g.seed == 6 and f.sets != g.sets
 
 
+@pytest.mark.slow
+def test_large_encoders_train_on_imagenet_photographs(tmp_path: Path, shared_data: Path) -> None:
+    data.import_images("photographs", shared_data / "imagenet1k-sample.zip", size=224)
+    sizes = {"candidate": 4, "shared": 4, "external": 4, "epochs": 2, "batch": 8, "lr": 1e-4}
+    dataset = DatasetSpec(name="photographs", limit=32)
+    assert data.load(dataset).pixels.shape[0] == 1000  # the file, not a copy of the 32
+    stem = EncoderSpec(name="resnet50", options={"stem": "imagenet"})
+    for method, encoder, count in (("simclr", stem, 23_508_032), ("mae", EncoderSpec(name="vit_base"), 85_798_656)):
+        base = recipe(dataset, method=method, encoder=encoder, **sizes)
+        folder = training.train(base, Store(tmp_path))
+        assert pd.read_parquet(folder / "metrics.parquet")["loss"].map(math.isfinite).all()
+        model = training.load(base, Store(tmp_path))
+        assert sum(p.numel() for p in model.encoder.parameters()) == count
+
+
+@pytest.mark.parametrize("resident", [2**30, 0])
+def test_images_too_many_for_memory_are_read_batch_by_batch(resident: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training reads the same views from the file as from memory."""
+    settings = spec(epochs=2)
+    rows = torch.arange(0, 160, 2)
+    source, plan = training.Source.of(data.load(settings.dataset), rows), ((settings.view, 2),)
+    monkeypatch.setitem(training.loop.RESIDENT, "cpu", resident)
+    reads = []
+    monkeypatch.setattr(training.loop, "gather", lambda pixels, at: reads.append(len(at)) or data.gather(pixels, at))
+    found = [batch.views[0] for _, batch in training.stream(settings, source, 0, plan)]
+    assert reads[0] == (80 if resident else 160)  # all images once, or those of all batches drawn at once
+    seed, ids = training.loop.seed_of("views", settings.seed), data.load(settings.dataset).ids
+    at = training.batches(settings, ids[rows], 1)[1]
+    wanted = views.views(
+        data.load(settings.dataset).rows(rows[at]), ids[rows[at]], settings.view, torch.tensor([2, 3]), seed
+    )
+    assert torch.equal(found[3], wanted)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_training_on_a_gpu_lowers_the_loss(tmp_path: Path) -> None:
     compute = ComputeSpec(device="cuda", precision="bf16")
     folder = training.train(spec(compute=compute, epochs=30), Store(tmp_path))
-    losses = pd.read_parquet(folder / "losses.parquet")["loss"]
+    losses = pd.read_parquet(folder / "metrics.parquet")["loss"]
     assert losses.iloc[-1] < 0.8 * losses.iloc[0]
 
 

@@ -21,7 +21,7 @@ ORDER = (
     *("errors", "versions", "paths", "specs", "registry", "store"),
     *("data", "splits", "views", "encoders", "methods", "recipes", "training", "scoring", "probes"),
     *("stats", "pairs", "dejavu", "privacy", "removal", "theory"),
-    *("figures", "claims", "runs", "batch", "book", "cli"),
+    *("figures", "claims", "runs", "batch", "book", "cli", "__main__"),
 )
 # What a module must not know although the order would allow it.
 NEVER = {

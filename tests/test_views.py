@@ -7,7 +7,7 @@ import pytest
 import torch
 import torchvision.transforms as v1
 import torchvision.transforms.v2.functional as tv
-from scipy import stats
+from scipy import ndimage, stats
 from sklearn.datasets import load_digits
 
 from sslmem_utils import views
@@ -37,9 +37,9 @@ def images(n: int, shape: tuple[int, int, int]) -> torch.Tensor:
 
 def by_torchvision(image: torch.Tensor, draw: views.Draw, i: int, j: int) -> torch.Tensor:
     """View j of image i, one torchvision operation after the other."""
-    height, width = draw.shape[1:]
     if draw.crop is not None:
-        image = tv.resized_crop(image, *draw.crop[i, j].tolist(), size=[height, width], antialias=True)
+        same = draw.side == draw.shape[1:]  # then crops never shrink, so that antialiasing changes nothing
+        image = tv.resized_crop(image, *draw.crop[i, j].tolist(), size=list(draw.side), antialias=same)
     if draw.flip is not None and draw.flip[i, j]:
         image = tv.horizontal_flip(image)
     if draw.vertical_flip is not None and draw.vertical_flip[i, j]:
@@ -62,7 +62,8 @@ def largest_difference(spec: ViewSpec, shape: tuple[int, int, int], n: int, k: i
     pixels = images(n, shape)
     draw = views.draw(spec, arange(n), arange(k), SEED, shape)
     found = views.apply(pixels, draw)
-    assert found.dtype == torch.float32 and found.shape == (n, k, *shape) and found.is_contiguous()
+    assert found.dtype == torch.float32 and found.shape == (n, k, *views.view_shape(spec, shape))
+    assert found.is_contiguous()
     assert 0 <= found.min() and found.max() <= 1
     floats = pixels / 255
     return max(
@@ -74,6 +75,32 @@ def largest_difference(spec: ViewSpec, shape: tuple[int, int, int], n: int, k: i
 @pytest.mark.parametrize("shape", SHAPES)
 def test_all_operations_together_equal_torchvision(shape: tuple[int, int, int]) -> None:
     assert largest_difference(EVERYTHING, shape, n=20, k=10) < 1e-5
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 28, 28), (3, 20, 33), (3, 48, 40)])
+@pytest.mark.parametrize("size", [9, 16, 40])
+def test_views_of_another_size_equal_torchvision(shape: tuple[int, int, int], size: int) -> None:
+    assert largest_difference(EVERYTHING.but(size=size), shape, n=10, k=4) < 1e-5
+    assert largest_difference(ViewSpec(**RRC, size=size), shape, n=10, k=4) < 1e-5
+    assert largest_difference(ViewSpec(flip=0.5, **BLUR, size=size), shape, n=10, k=4) < 1e-5
+    assert largest_difference(ViewSpec(size=size), shape, n=10, k=1) < 1e-5
+
+
+@pytest.mark.parametrize("size", [96, 224])
+def test_views_of_photographs_equal_torchvision(size: int) -> None:
+    spec = ViewSpec(**RRC, flip=0.5, size=size)
+    draw = views.draw(spec, arange(4), arange(3), SEED, (3, 256, 256))
+    assert (draw.crop[..., 2:] > size).any() and (draw.crop[..., 2:] < size).any()
+    assert largest_difference(spec, (3, 256, 256), n=4, k=3) < 3e-5  # float32 coordinates, on pixels of pure noise
+
+
+def test_the_own_size_is_no_size() -> None:
+    pixels = images(20, (3, 28, 28))
+    for spec in (EVERYTHING, ViewSpec(flip=0.5), ViewSpec()):
+        made = [views.views(pixels, arange(20), one, arange(3), SEED) for one in (spec, spec.but(size=28))]
+        assert torch.equal(*made)
+    assert views.view_shape(ViewSpec(size=12), (1, 28, 20)) == (1, 12, 12)
+    assert views.view_shape(ViewSpec(), (1, 28, 20)) == (1, 28, 20)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +244,10 @@ def test_probabilities_are_kept() -> None:
     assert stats.kstest(sigma, stats.uniform(0.1, 4.9).cdf).pvalue > 0.01
 
 
-@pytest.mark.parametrize("spec", [EVERYTHING, EVERYTHING.but(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0))])
+WHOLE = EVERYTHING.but(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0))
+
+
+@pytest.mark.parametrize("spec", [EVERYTHING, WHOLE, EVERYTHING.but(size=19), WHOLE.but(size=11)])
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 7, 9), (3, 32, 32)])
 def test_views_are_bit_equal_in_any_batch_order_and_subset(
     shape: tuple[int, int, int], spec: ViewSpec, monkeypatch: pytest.MonkeyPatch
@@ -251,7 +281,7 @@ def test_large_and_small_draws_are_the_same() -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_way_of_gpus_and_compilers_gives_the_same_views(shape: tuple[int, int, int], monkeypatch) -> None:
     """Where rows cannot be counted, every operation runs on all samples; run here on the CPU."""
-    for spec in (EVERYTHING, EVERYTHING.but(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0))):
+    for spec in (EVERYTHING, WHOLE, EVERYTHING.but(size=13)):
         draw = views.draw(spec, arange(20), arange(3), SEED, shape)
         pixels = images(20, shape)
         by_rows = views.apply(pixels, draw)
@@ -310,25 +340,119 @@ def test_grey_images_ignore_saturation_hue_and_grayscale() -> None:
 def test_images_are_not_changed() -> None:
     pixels = images(10, (3, 8, 8)) / 255
     kept = pixels.clone()
-    views.views(pixels, arange(10), EVERYTHING.but(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0)), arange(1), SEED)
+    views.views(pixels, arange(10), WHOLE, arange(1), SEED)
     assert torch.equal(pixels, kept)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.75])
-def test_masks_hide_the_exact_number_of_patches_uniformly(share: float) -> None:
+def test_single_patches_are_hidden_uniformly(share: float) -> None:
     n, spec = 2000, ViewSpec(mask=share, mask_patch=4)
     hidden = views.mask(spec, arange(n), arange(2), SEED, (3, 24, 16))
     assert hidden.dtype == torch.bool and hidden.shape == (n, 2, 24)
     count = round(share * 24)
-    assert (hidden.sum(-1) == count).all()
     if count:
         assert stats.chisquare(hidden.sum((0, 1)).numpy()).pvalue > 0.01
         # pairs of patches are hidden together as often as in a simple random sample
         pairs = torch.einsum("nkt,nku->tu", hidden.float(), hidden.float()) / (2 * n)
         together = pairs[~torch.eye(24, dtype=torch.bool)]
         assert (together - count * (count - 1) / (24 * 23)).abs().max() < 0.05
-    one = views.mask(spec, arange(1, 77), torch.tensor([1]), SEED, (3, 24, 16))
-    assert torch.equal(one[0, 0], hidden[77, 1])
+
+
+@pytest.mark.parametrize("kind", ["random", "block", "grid"])
+@pytest.mark.parametrize("shape", [(1, 24, 16), (3, 8, 40), (3, 28, 28), (1, 4, 8)])
+def test_masks_hide_the_exact_number_of_patches_in_any_batch(kind: str, shape: tuple[int, int, int]) -> None:
+    t = shape[1] * shape[2] // 16
+    for share in (0.0, 0.1, 0.25, 0.5, 0.6, 0.75, 0.9):
+        if round(share * t) == t:
+            continue
+        spec = ViewSpec(mask=share, mask_kind=kind)
+        hidden = views.mask(spec, arange(60), arange(3), SEED, shape)
+        assert hidden.dtype == torch.bool and hidden.shape == (60, 3, t)
+        assert (hidden.sum(-1) == round(share * t)).all()
+        assert torch.equal(views.mask(spec, arange(7, 20), torch.tensor([2]), SEED, shape)[:, 0], hidden[20:27, 2])
+        if 0.1 < share < 0.9 and t > 2:
+            assert not torch.equal(views.mask(spec, arange(60), arange(3), SEED + 1, shape), hidden)
+
+
+def test_masks_never_change() -> None:
+    drawn = {
+        kind: views.mask(ViewSpec(mask=0.45, mask_kind=kind), arange(1), arange(1), 2, (1, 16, 20))[0, 0].nonzero()
+        for kind in ("random", "block", "grid")
+    }
+    assert {kind: hidden.squeeze(1).tolist() for kind, hidden in drawn.items()} == MASKS
+
+
+MASKS = {
+    "random": [0, 1, 2, 4, 5, 6, 7, 9, 18],
+    "block": [0, 1, 2, 3, 5, 6, 7, 8, 9],
+    "grid": [2, 4, 6, 8, 10, 12, 14, 16, 18],
+}
+
+
+def test_masks_refer_to_the_patches_of_the_view() -> None:
+    spec = ViewSpec(mask=0.75, mask_patch=16, size=224)
+    assert views.mask(spec, arange(2), arange(1), SEED, (3, 250, 300)).shape == (2, 1, 196)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.75, 0.95])
+@pytest.mark.parametrize("side", [(14, 14), (7, 7), (6, 20)])
+def test_blocks_are_connected_rectangles_anywhere(side: tuple[int, int], share: float) -> None:
+    rows, columns = side
+    spec = ViewSpec(mask=share, mask_kind="block", mask_patch=2)
+    hidden = views.mask(spec, arange(1000), arange(1), SEED, (1, 2 * rows, 2 * columns)).view(1000, rows, columns)
+    count, heights, lows = round(share * rows * columns), [], []
+    for one in hidden.numpy():
+        assert ndimage.label(one)[1] == 1
+        down, along = np.flatnonzero(one.any(1)), np.flatnonzero(one.any(0))
+        tall, wide = np.ptp(down) + 1, np.ptp(along) + 1
+        assert tall * wide - wide < count <= tall * wide  # a rectangle but for less than a row
+        heights.append(tall)
+        if tall < rows:
+            lows.append(down[0] / (rows - tall))
+    if share <= 0.5:
+        assert len(set(heights)) > 1
+        assert abs(np.mean(lows) - 0.5) < 0.05
+    # no side and no corner is preferred
+    cover = hidden.double().mean(0)
+    for other in (cover.flip(0), cover.flip(1)):
+        assert (cover - other).abs().max() < 0.08
+
+
+def test_blocks_lie_at_every_place_alike() -> None:
+    spec = ViewSpec(mask=0.25, mask_kind="block", mask_patch=1)
+    hidden = views.mask(spec, arange(4000), arange(1), SEED, (1, 8, 8)).view(-1, 8, 8)
+    corners = [(down.min(), along.min()) for down, along in (np.nonzero(one) for one in hidden.numpy())]
+    squares = [at for at, one in zip(corners, hidden, strict=True) if one.any(0).sum() == one.any(1).sum() == 4]
+    assert len(squares) > 500
+    assert stats.chisquare(np.bincount([5 * down + along for down, along in squares], minlength=25)).pvalue > 0.01
+
+
+def test_grids_are_regular() -> None:
+    def lattice(share: float, side: int) -> torch.Tensor:
+        spec = ViewSpec(mask=share, mask_kind="grid", mask_patch=1)
+        return views.mask(spec, arange(400), arange(1), SEED, (1, side, side)).view(400, side, side)
+
+    for side in (8, 14):  # one of every 2 x 2 stays, always in the same corner
+        seen = ~lattice(0.75, side).unflatten(1, (-1, 2)).unflatten(3, (-1, 2))
+        assert (seen == seen[:, :1, :, :1]).all()
+        corner = seen[:, 0, :, 0].flatten(1)
+        assert (corner.sum(1) == 1).all() and stats.chisquare(corner.sum(0).numpy()).pvalue > 0.01
+        half = lattice(0.5, side)
+        assert (half[:, 1:] != half[:, :-1]).all() and (half[..., 1:] != half[..., :-1]).all()
+        few = lattice(0.25, side)
+        assert not (few[:, 1:] & few[:, :-1]).any() and not (few[..., 1:] & few[..., :-1]).any()
+    blocks = (~lattice(15 / 16, 8)).unflatten(1, (2, 4)).unflatten(3, (2, 4))
+    assert (blocks == blocks[:, :1, :, :1]).all()
+    # between two lattices: what is visible at .75 stays visible at .6
+    for side in (7, 8, 14):
+        assert not (lattice(0.6, side) & ~lattice(0.75, side)).any()
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.75])
+def test_grids_cover_all_places_alike(share: float) -> None:
+    spec = ViewSpec(mask=share, mask_kind="grid", mask_patch=1)
+    hidden = views.mask(spec, arange(4000), arange(1), SEED, (1, 8, 8)).double().mean((0, 1))
+    assert (hidden - round(share * 64) / 64).abs().max() < 4.5 * (share * (1 - share) / 4000) ** 0.5
 
 
 def test_policies_by_name() -> None:
@@ -364,8 +488,12 @@ def test_what_does_not_fit_is_refused() -> None:
     for bad in (torch.rand(3, 1, 8, 8), torch.rand(2, 3, 8, 8), torch.zeros(3, 3, 8, 8, dtype=torch.int64)):
         with pytest.raises(SpecError, match="Images must be uint8 or float of shape"):
             views.apply(bad, draw)
-    with pytest.raises(SpecError, match="mask_patch must divide the image sides 30 and 32, found 4"):
+    with pytest.raises(SpecError, match="mask_patch must divide the view's sides 30 and 32, found 4"):
         views.mask(ViewSpec(mask=0.5), ids, numbers, 0, (3, 30, 32))
+    with pytest.raises(SpecError, match="blur_kernel must be below 16 for views of 8 x 8 pixels, found 17"):
+        views.draw(ViewSpec(blur=1.0, blur_kernel=17, size=8), ids, numbers, 0, (1, 32, 32))
+    with pytest.raises(SpecError, match="mask_patch must divide the view's sides 30 and 30, found 4"):
+        views.mask(ViewSpec(mask=0.5, size=30), ids, numbers, 0, (3, 32, 32))
     with pytest.raises(SpecError, match="mask must leave a visible patch"):
         views.mask(ViewSpec(mask=0.9), ids, numbers, 0, (3, 8, 8))
 
@@ -385,7 +513,7 @@ def test_gpu_and_cpu_draw_the_same_views() -> None:
     on_gpu = views.apply(pixels.cuda(), draws[1])
     assert on_gpu.is_cuda
     torch.testing.assert_close(on_gpu.cpu(), views.apply(pixels, draws[0]), atol=1e-5, rtol=0)
-    masks = [
-        views.mask(ViewSpec(mask=0.75), arange(n).to(d), arange(2), SEED, (3, 32, 32)).cpu() for d in ("cpu", "cuda")
-    ]
-    assert torch.equal(*masks)
+    for kind in ("random", "block", "grid"):
+        spec = ViewSpec(mask=0.75, mask_kind=kind)
+        masks = [views.mask(spec, arange(n).to(d), arange(2), SEED, (3, 32, 32)).cpu() for d in ("cpu", "cuda")]
+        assert torch.equal(*masks)

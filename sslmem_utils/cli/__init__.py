@@ -165,13 +165,18 @@ def data_import(
     size: Annotated[int | None, typer.Option(help="resize to a square of so many pixels")] = None,
     channels: Annotated[str | None, typer.Option(help="grey or rgb: convert all images")] = None,
     background: Annotated[str | None, typer.Option(help="white or black: put transparent images on it")] = None,
+    listed: Annotated[
+        Path | None, typer.Option("--list", help="text file of the images to take: a path or number a line")
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="put them in the place of another dataset")] = False,
 ) -> None:
     """Import images as a dataset."""
     from .. import data
 
-    images = data.import_images(name, path, size=size, channels=channels, background=background)
-    n, c, h, w = images.images.shape
-    print(f"{name}: {n:,} images of {c} x {h} x {w}, {len(images.classes)} classes")
+    options = {"size": size, "channels": channels, "background": background, "listed": listed, "replace": replace}
+    images = data.import_images(name, path, **options)
+    c, h, w = images.shape
+    print(f"{name}: {len(images):,} images of {c} x {h} x {w}, {len(images.classes)} classes")
     for note in images.notes:
         print(f"note: {note}")
 

@@ -22,6 +22,10 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="passes over the training images")] = None,
     batch: Annotated[int | None, typer.Option(help="images a step")] = None,
     lr: Annotated[float | None, typer.Option(help="peak learning rate")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="start from a weights file, or timm:NAME, torchvision:NAME")
+    ] = None,
+    knn_every: Annotated[int, typer.Option(min=0, help="measure kNN accuracy every so many epochs; 0: never")] = 0,
     views: Annotated[int, typer.Option(help="views K that the score compares")] = 20,
     size: Annotated[int | None, typer.Option(help="resize images to so many pixels")] = None,
     part: Annotated[str, typer.Option(help="train, test or all")] = "all",
@@ -29,7 +33,8 @@ def train(
 ) -> None:
     """Train encoders f and g on a dataset and score its images.
 
-    Trained encoders are kept and reused; where their weights are is printed at the end.
+    Trained encoders are kept and reused; where their weights are is printed at the end. Several processes share the
+    trainings when torchrun starts them: torchrun --standalone --nproc-per-node 2 -m sslmem_utils train ...
     """
     if output is not None and output.suffix not in (".csv", ".parquet"):
         raise SpecError(f"the score table is written as .csv or .parquet, found {output.name!r}; change the ending.")
@@ -41,24 +46,32 @@ def train(
     changes = {name: value for name, value in given.items() if value is not None}
     if view is not None:
         changes["view"] = policies.named(view)
+    compute = training.compute_here().but(processes=training.here())
     base = recipes.recipe(
         DatasetSpec(name=dataset, size=size, part=part),
         candidate=candidates,
         shared=shared,
         external=external,
-        compute=training.compute_here(),
+        compute=compute,
         **changes,
     )
-    score = ScoreSpec(views=views, compute=base.compute)
-    table = pairs.scores(base, range(seeds), (score, score.but(representation="projector")))
+    if weights is not None:
+        base = base.but(encoder=base.encoder.but(weights=weights))
+    specs = [spec for seed in range(seeds) for spec in pairs.pair_specs(base, seed)]
+    folders = training.train_all(specs, knn_every=knn_every)
+    if not training.join(compute).first:
+        return
+    score = ScoreSpec(views=views, compute=compute.but(processes=1))
+    model = training.load(specs[0])
+    where = ["pooled"] + ["mean_patch"] * model.encoder.patches + ["projector"] * (model.projector is not None)
+    table = pairs.scores(base, range(seeds), [score.but(representation=name) for name in where])
     means = stats.set_means(table).pivot_table(index=["representation", "seed"], columns="set", values="centred")
     print("centred mean of m_rel, set by set:\n" + means.to_string(float_format=lambda value: f"{value:.4f}"))
     top = pairs.ranking(table[table["representation"] == "pooled"]).head(10)
     print("\nmost memorized images:\n" + top.drop(columns="row").to_string(index=False))
-    print("\nweights (safetensors) and losses of each encoder:")
-    for seed in range(seeds):
-        for name, spec in zip("fg", pairs.pair_specs(base, seed), strict=True):
-            print(f"seed {seed}, {name}: {training.train(spec)}")
+    print("\nweights (safetensors) and metrics of each encoder:")
+    for number, folder in enumerate(folders):
+        print(f"seed {number // 2}, {'fg'[number % 2]}: {folder}")
     if output is not None:
         _write(table, output)
         print(f"\nwrote {output}: {len(table):,} rows")

@@ -1,6 +1,6 @@
 """Datasets as uint8 images (n, c, h, w) with labels and stable identities; see data/README.md.
 
-Importing this package loads no torch: `load`, `match` and `ImageSet` bring it when they are first used.
+Importing this package loads no torch: `load`, `match`, `gather` and `ImageSet` bring it when they are first used.
 """
 
 from __future__ import annotations
@@ -12,12 +12,18 @@ from .importing import import_images
 from .listing import catalogue
 
 if TYPE_CHECKING:
-    from .imageset import ImageSet
+    from .imageset import ImageSet, gather
     from .loading import load
     from .matching import Match, match
 
-__all__ = ["ImageSet", "Match", "catalogue", "import_images", "load", "match"]
-_LATER = {"ImageSet": "imageset", "load": "loading", "Match": "matching", "match": "matching"}
+__all__ = ["ImageSet", "Match", "catalogue", "gather", "import_images", "load", "match"]
+_LATER = {
+    "ImageSet": "imageset",
+    "gather": "imageset",
+    "load": "loading",
+    "Match": "matching",
+    "match": "matching",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,8 @@
 """The on-disk form of a dataset: memory-mapped arrays, and a sidecar whose replacement is the commit.
 
     NAME.json              the sidecar: shape, classes, parts, fingerprint, and which folder is current
-    NAME.0123abcd/         images.npy (n, c, h, w) uint8, labels.npy (n,) int64, index.npy int64 or index.json str
+    NAME.0123abcd/         images.npy (n, c, h, w) uint8, labels.npy (n,) int64, index.npy int64 or index.json str,
+                           checked.json: when the checksums of files above 1 GiB were last found right
 
 A new version is written to a new folder and synced before the sidecar is replaced, so a kill at any moment leaves the
 old version whole; the next writer removes what a killed one left behind.
@@ -17,7 +18,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +28,14 @@ from ..errors import DataError
 from ..specs import digest
 
 FORMAT = 1
+LARGE = 1 << 30  # bytes from which a file is read in full once, not once in every process
+CHECKED = "checked.json"
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_verified: dict[Path, tuple[int, int]] = {}
+_verified: dict[Path, list[int]] = {}
+
+
+class Damaged(DataError):
+    """A cached dataset that is not what was written: an import under its name mends it."""
 
 
 @contextmanager
@@ -84,7 +91,7 @@ def describe(name: str) -> dict | None:
         raise _unreadable(error) from None
     except (ValueError, KeyError, TypeError):
         found = "it is not what was written"
-    raise DataError(f"The dataset file {file} is damaged ({found}); delete it, then import or load {name} again.")
+    raise Damaged(f"The dataset file {file} is damaged ({found}); delete it, then import or load {name} again.")
 
 
 def _unreadable(error: OSError) -> DataError:
@@ -98,7 +105,8 @@ def _fingerprint(shape: Iterable[int], sums: list[str]) -> str:
 def read(name: str) -> tuple[dict, np.ndarray, np.ndarray, np.ndarray] | None:
     """Sidecar, images (n, c, h, w) memory-mapped, labels (n,) and index (n,) of `name`; None when not cached.
 
-    Checks every size, and every checksum once per process; DataError says how to get the dataset back.
+    Checks every size, and every checksum once per process, of large files once after they were written or copied;
+    DataError says how to get the dataset back.
     """
     meta = describe(name)
     if meta is None:
@@ -117,8 +125,7 @@ def _open(meta: dict) -> tuple[dict, np.ndarray, np.ndarray, np.ndarray]:
     try:
         for file, expected in meta["files"].items():
             _verify(folder / file, expected, meta)
-        # "c": a private, writable map, so that torch takes it without a copy or a warning and the file stays as it is.
-        images = np.load(folder / "images.npy", mmap_mode="c")
+        images = _map(folder / "images.npy")
         labels = np.load(folder / "labels.npy")
         if "index.npy" in meta["files"]:
             index = np.load(folder / "index.npy")
@@ -133,20 +140,54 @@ def _open(meta: dict) -> tuple[dict, np.ndarray, np.ndarray, np.ndarray]:
     return meta, images, labels, index
 
 
+def _map(file: Path) -> np.ndarray:
+    """A private, writable map, so that torch takes it without a copy and writes never reach the file.
+
+    A file larger than the memory that the system lets a process promise to itself is mapped for reading only.
+    """
+    try:
+        return np.load(file, mmap_mode="c")
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
+    return np.load(file, mmap_mode="r")
+
+
 def _verify(file: Path, expected: dict, meta: dict) -> None:
-    status = file.stat()
-    if status.st_size != expected["bytes"]:
-        raise _damaged(meta, f"{file.name} has {status.st_size} bytes instead of {expected['bytes']}")
-    stamp = (status.st_mtime_ns, status.st_size)
-    if _verified.get(file) != stamp:
+    stamp = _stamp(file)
+    if stamp[1] != expected["bytes"]:
+        raise _damaged(meta, f"{file.name} has {stamp[1]} bytes instead of {expected['bytes']}")
+    if _verified.get(file) != stamp and (stamp[1] < LARGE or _checked(file.parent).get(file.name) != stamp):
         if _checksum(file) != expected["sha256"]:
             raise _damaged(meta, f"{file.name} has a wrong checksum")
-        _verified[file] = stamp
+        _note_checked([file])
+    _verified[file] = stamp
 
 
-def _damaged(meta: dict, found: str) -> DataError:
+def _stamp(file: Path) -> list[int]:
+    status = file.stat()
+    return [status.st_mtime_ns, status.st_size]
+
+
+def _checked(folder: Path) -> dict[str, list[int]]:
+    try:
+        found = json.loads((folder / CHECKED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _note_checked(files: Iterable[Path]) -> None:
+    """Remembers, where the folder can be written to, that large files have the right checksums."""
+    for file in files:
+        if (stamp := _stamp(file))[1] >= LARGE:
+            with suppress(OSError):
+                _write_text(file.with_name(CHECKED), json.dumps(_checked(file.parent) | {file.name: stamp}))
+
+
+def _damaged(meta: dict, found: str) -> Damaged:
     mend = meta["import"] or f"delete {paths.data_dir() / meta['name']}.json and load it again"
-    return DataError(f"The cached dataset {meta['name']} is damaged ({found}); {mend}.")
+    return Damaged(f"The cached dataset {meta['name']} is damaged ({found}); {mend}.")
 
 
 def _checksum(file: Path) -> str:
@@ -178,13 +219,14 @@ def write(
             _clean(name)
             _check_space(root, len(labels) * int(np.prod(shape)) + 64 * len(labels))
             folder.mkdir()
-        _write_images(folder / "images.npy", (len(labels), *shape), batches)
+        sums = {"images.npy": _write_images(folder / "images.npy", (len(labels), *shape), batches)}
         with reporting():
             _write_small(folder / "labels.npy", labels.astype("<i8"))
             _write_small(folder / ("index.json" if isinstance(index, list) else "index.npy"), index)
-            meta = _sidecar(name, shape, len(labels), folder, describe_rest())
+            meta = _sidecar(name, shape, len(labels), folder, sums, describe_rest())
+            _note_checked(folder / file for file in meta["files"])
             _sync(folder)
-            _commit(root / f"{name}.json", meta)
+            _write_text(root / f"{name}.json", json.dumps(meta, ensure_ascii=False, indent=1))
             _clean(name)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -192,8 +234,13 @@ def write(
     return meta
 
 
-def _sidecar(name: str, shape: tuple[int, int, int], count: int, folder: Path, rest: dict) -> dict:
-    files = {file.name: {"bytes": file.stat().st_size, "sha256": _checksum(file)} for file in sorted(folder.iterdir())}
+def _sidecar(
+    name: str, shape: tuple[int, int, int], count: int, folder: Path, sums: dict[str, str], rest: dict
+) -> dict:
+    files = {
+        file.name: {"bytes": file.stat().st_size, "sha256": sums.get(file.name) or _checksum(file)}
+        for file in sorted(folder.iterdir())
+    }
     return {
         "format": FORMAT,
         "name": name,
@@ -215,7 +262,9 @@ def _check_space(root: Path, needed: int) -> None:
         )
 
 
-def _write_images(file: Path, shape: tuple[int, ...], batches: Iterable[np.ndarray]) -> None:
+def _write_images(file: Path, shape: tuple[int, ...], batches: Iterable[np.ndarray]) -> str:
+    """Writes the batches one after the other; the checksum of them all."""
+    sha256 = hashlib.sha256()
     with reporting():
         stream = file.open("wb")
     with stream:
@@ -224,14 +273,17 @@ def _write_images(file: Path, shape: tuple[int, ...], batches: Iterable[np.ndarr
         for batch in batches:  # outside of `reporting`: an unreadable source is not a read-only data folder
             if batch.dtype != np.uint8 or batch.shape[1:] != shape[1:]:
                 raise TypeError(f"expected uint8 images of shape {shape[1:]}, found {batch.dtype} {batch.shape[1:]}")
+            batch = np.ascontiguousarray(batch)
+            sha256.update(batch.data)
             with reporting():
-                stream.write(np.ascontiguousarray(batch).data)
+                stream.write(batch.data)
             written += len(batch)
         if written != shape[0]:
             raise ValueError(f"expected {shape[0]} images, found {written}")
         with reporting():
             stream.flush()
             os.fsync(stream.fileno())
+    return sha256.hexdigest()
 
 
 def _write_small(file: Path, content: np.ndarray | list[str]) -> None:
@@ -244,11 +296,12 @@ def _write_small(file: Path, content: np.ndarray | list[str]) -> None:
         os.fsync(stream.fileno())
 
 
-def _commit(file: Path, meta: dict) -> None:
+def _write_text(file: Path, text: str) -> None:
+    """All of the file or nothing, also after a power cut."""
     draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     try:
         with draft.open("w", encoding="utf-8") as stream:
-            json.dump(meta, stream, ensure_ascii=False, indent=1)
+            stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
         _sync(file.parent)

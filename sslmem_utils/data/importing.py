@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import re
 import stat
+import sys
+import time
 import unicodedata
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,12 +22,13 @@ from ..errors import DataError, SpecError
 from ..specs import DatasetSpec
 from . import cache, registry
 from .decoding import SUFFIXES, Read, Wanted, decode_all
-from .layout import PARTS, Item, arrange, natural
+from .layout import PARTS, Item, arrange, choose, natural
 
 if TYPE_CHECKING:
     from .imageset import ImageSet
 
 _LARGEST = 512 << 20  # bytes of one file: a zip can claim any size
+PROGRESS_SECONDS = 10.0
 _OTHER = "files that are not images skipped"
 _LINKS = "links out of the folder or to folders skipped"
 
@@ -45,14 +48,21 @@ def import_images(
     size: int | None = None,
     channels: str | None = None,
     background: str | None = None,
+    listed: str | os.PathLike[str] | None = None,
+    replace: bool = False,
 ) -> ImageSet:
-    """Imports the folder or zip at `path` as dataset `name`, replacing an earlier import of that name.
+    """Imports the folder or zip at `path` as dataset `name`; nothing happens when it holds the same images already.
 
     Class folders give labels, with or without a train/test/val/unlabeled level above them; images outside of any folder
     have label -1. `size` takes the centred square of each image and resizes it, antialiased; without it all images must
     be of one size. `channels` ("grey", "rgb") converts all images; without it they must be alike. `background`
-    ("white", "black") puts transparent images on that colour; without it they are refused. SpecError for a wrong
-    argument; DataError for anything wrong with the files, in which case the earlier import stays as it was.
+    ("white", "black") puts transparent images on that colour; without it they are refused. `listed` is a text file that
+    says which images to take, one a line (see layout.choose). `replace` allows other images to take the place of an
+    earlier dataset of that name. SpecError for a wrong argument; DataError for anything wrong with the files, in which
+    case the earlier dataset stays as it was.
+
+    Images are decoded by threads and written one batch after the other: 4 ms of a core for a photograph of 500 x 375
+    pixels at size 256, and 80 MB of memory with two threads, plus 0.4 KB an image for the paths.
     """
     registry.check_name(name)
     DatasetSpec(name=name, size=size)  # the same bounds
@@ -64,8 +74,10 @@ def import_images(
             others = f"; {_OTHER}: {source.skipped[_OTHER]}" if source.skipped[_OTHER] else ""
             raise DataError(f"There are no images in {place}{others}; expected files such as CLASS/name.png or .jpg.")
         items = arrange(source.files, str(place))
+        if listed is not None:
+            items = choose(items, Path(listed).expanduser())
         with cache.locked(name):
-            _store(name, place, items, source, Wanted(size, channels, background))
+            _store(name, place, items, source, Wanted(size, channels, background), listed, replace)
     from .loading import load
 
     return load(DatasetSpec(name=name))
@@ -76,7 +88,15 @@ def _check(option: str, value: str | None, choices: tuple[str, ...]) -> None:
         raise SpecError(f"{option} must be {' or '.join(choices)}, found {value!r}.")
 
 
-def _store(name: str, place: Path, items: list[Item], source: Source, wanted: Wanted) -> None:
+def _store(
+    name: str,
+    place: Path,
+    items: list[Item],
+    source: Source,
+    wanted: Wanted,
+    listed: str | os.PathLike[str] | None,
+    replace: bool,
+) -> None:
     entry = registry.entries().get(name)
     classes, labels = _labels(items, entry)
     index = [_text(item.path) for item in items]
@@ -91,16 +111,25 @@ def _store(name: str, place: Path, items: list[Item], source: Source, wanted: Wa
                 f"{'x'.join(map(str, shape))}; choose another name."
             )
 
+    parts = parts_of([item.part for item in items])
+    if not replace and (earlier := _readable(name)) is not None:
+        _check_same(earlier, parts, classes, labels, index)
+        shape, batches = decode_all(items, source.read, wanted, check, Counter())
+        _check_pixels(earlier, index, shape, _progress(batches, f"compare {name}", len(items)))
+        print(f"{name} holds these {len(items):,} images already; nothing to do.", file=sys.stderr, flush=True)
+        return
     notes = Counter(source.skipped)
     shape, batches = decode_all(items, source.read, wanted, check, notes)
     options = {"size": wanted.size, "channels": wanted.channels, "background": wanted.background}
+    if listed is not None:
+        options["list"] = Path(listed).name
     given = "".join(f" --{key} {value}" for key, value in options.items() if value is not None)
 
     def rest() -> dict:
         return {
             "title": entry.title if entry else f"imported from {place.name}",
             "classes": classes,
-            "parts": parts_of([item.part for item in items]),
+            "parts": parts,
             "index": "path",
             "source": place.name,
             "licence": "as its source says",
@@ -109,7 +138,52 @@ def _store(name: str, place: Path, items: list[Item], source: Source, wanted: Wa
             "notes": [f"{count} {what}" for what, count in sorted(notes.items()) if count],
         }
 
-    cache.write(name, shape, labels, index, _progress(batches, name, len(items)), rest)
+    cache.write(name, shape, labels, index, _progress(batches, f"import {name}", len(items)), rest)
+
+
+_Cached = tuple[dict, np.ndarray, np.ndarray, np.ndarray]
+
+
+def _readable(name: str) -> _Cached | None:
+    """The dataset that has this name now; None when there is none or it is damaged, so that an import mends it."""
+    try:
+        return cache.read(name)
+    except cache.Damaged:
+        return None
+
+
+def _check_same(
+    earlier: _Cached, parts: dict[str, list[int]], classes: list[str], labels: np.ndarray, index: list[str]
+) -> None:
+    meta, _, old_labels, old_index = earlier
+    if len(old_index) != len(index):
+        raise _other(meta, f"{len(old_index):,} images, not {len(index):,}")
+    old = [str(entry) for entry in old_index]
+    if old != index:
+        one, other = next((one, other) for one, other in zip(old, index, strict=True) if one != other)
+        raise _other(meta, f"{one} where these have {other}")
+    if (meta["parts"], meta["classes"]) != (parts, classes) or not np.array_equal(old_labels, labels):
+        raise _other(meta, "other classes or parts")
+
+
+def _check_pixels(earlier: _Cached, index: list[str], shape: tuple[int, ...], batches: Iterator[np.ndarray]) -> None:
+    """Compares batch by batch, in the memory of one."""
+    meta, images, _, _ = earlier
+    if tuple(meta["shape"]) != shape:
+        raise _other(meta, f"images of {'x'.join(map(str, meta['shape']))}, not {'x'.join(map(str, shape))}")
+    start = 0
+    for batch in batches:
+        same = (images[start : start + len(batch)] == batch).all((1, 2, 3))
+        if not same.all():
+            raise _other(meta, f"another image as {index[start + int(same.argmin())]}")
+        start += len(batch)
+
+
+def _other(meta: dict, found: str) -> DataError:
+    return DataError(
+        f"There is another dataset {meta['name']} already (it has {found}); choose another name, or replace it "
+        f"(--replace)."
+    )
 
 
 def parts_of(names: list[str]) -> dict[str, list[int]]:
@@ -145,13 +219,22 @@ def _text(path: str) -> str:
     return unicodedata.normalize("NFC", path)
 
 
-def _progress(batches: Iterator[np.ndarray], name: str, total: int) -> Iterator[np.ndarray]:
+def _progress(batches: Iterator[np.ndarray], what: str, total: int) -> Iterator[np.ndarray]:
+    """Shows how far it is: a bar in a terminal, else a line on stderr every ten seconds."""
     from tqdm import tqdm
 
-    with tqdm(total=total, desc=f"import {name}", unit="image", disable=None, leave=False) as bar:
+    began = said = time.monotonic()
+    done = 0
+    with tqdm(total=total, desc=what, unit="image", disable=None, leave=False) as bar:
         for batch in batches:
             yield batch
             bar.update(len(batch))
+            done += len(batch)
+            now = time.monotonic()
+            if bar.disable and now - said >= PROGRESS_SECONDS:
+                said, rate = now, done / (now - began)
+                left = f"{rate:.0f} a second, {(total - done) / rate / 60:.1f} min left"
+                print(f"{what}: {done:,} of {total:,} images, {left}", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -171,29 +254,36 @@ def _open(place: Path) -> Iterator[Source]:
 
 def _is_image(path: str, skipped: Counter) -> bool:
     """False for hidden and macOS files, which do not count, and for other files, which `skipped` counts."""
-    levels = path.split("/")
-    if any(level.startswith(".") or level == "__MACOSX" for level in levels):
+    if any(map(_is_hidden, path.split("/"))):
         return False
-    image = PurePosixPath(path).suffix[1:].lower() in SUFFIXES
+    image = path.rpartition(".")[2].lower() in SUFFIXES
     skipped[_OTHER] += not image
     return image
+
+
+def _is_hidden(level: str) -> bool:
+    return level.startswith(".") or level == "__MACOSX"
 
 
 def _folder(root: Path) -> Source:
     skipped: Counter = Counter()
     files = []
 
-    def unreadable(error: OSError) -> None:
-        raise DataError(f"{error.filename} cannot be read ({error.strerror}); mend its permissions or move it away.")
-
-    for folder, below, here in os.walk(root, onerror=unreadable):
-        skipped[_LINKS] += sum(os.path.islink(os.path.join(folder, one)) for one in below)
-        for file in here:
-            full = Path(folder, file)
-            if full.is_symlink() and not full.resolve().is_relative_to(root):
+    folders = [""]
+    while folders:
+        above = folders.pop()
+        try:
+            entries = list(os.scandir(root / above))
+        except OSError as error:
+            where = f"{error.filename} cannot be read ({error.strerror})"
+            raise DataError(f"{where}; mend its permissions or move it away.") from None
+        for entry in entries:
+            if entry.is_symlink() and (entry.is_dir() or not Path(entry.path).resolve().is_relative_to(root)):
                 skipped[_LINKS] += 1
-            elif full.is_file() and _is_image(relative := full.relative_to(root).as_posix(), skipped):
-                files.append(relative)
+            elif entry.is_dir():
+                folders += [] if _is_hidden(entry.name) else [f"{above}{entry.name}/"]
+            elif entry.is_file() and _is_image(above + entry.name, skipped):
+                files.append(above + entry.name)
 
     def read(file: str) -> bytes:
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
@@ -15,6 +17,7 @@ from .imageset import ImageSet, identify
 from .threads import in_order
 
 _SHUFFLE = 0x9E3779B97F4A7C15  # seeds the shuffle behind `limit`, and nothing else
+_LARGEST_RESIZED = 4 << 30  # bytes
 _resized: dict[str, Tensor] = {}  # the last one
 
 
@@ -24,8 +27,9 @@ def load(spec: DatasetSpec | None = None) -> ImageSet:
     `limit` takes equally many images of each class, where they last: those that come first in a shuffle that depends on
     the ids of the images alone, so that a smaller limit is a subset of a larger one. Labels are positions in `.classes`
     also where `classes` left some out. The fingerprint is the dataset's own when nothing was selected or resized, else
-    derived from it and the options. SpecError for an unknown dataset, part or class; DataError for a dataset that is
-    damaged, or neither here nor downloadable.
+    derived from it and the options. No image is read before it is asked for, but with a `size` that is not the
+    dataset's own all are resized into memory. SpecError for an unknown dataset, part or class, or for a `size` that
+    would take more than 4 GiB; DataError for a dataset that is damaged, or neither here nor downloadable.
     """
     spec = spec or DatasetSpec()
     meta, images, labels, index = _base(spec.name)
@@ -44,25 +48,39 @@ def load(spec: DatasetSpec | None = None) -> ImageSet:
         rows, options["limit"] = rows[_balanced(labels[rows], identify(index[rows]), spec.limit)], spec.limit
     if not len(rows):
         raise SpecError(f"{spec.name} has no image of {', '.join(classes)} in part {spec.part!r}; choose others.")
-    chosen = torch.from_numpy(images)
-    chosen = chosen[rows[0] : rows[-1] + 1] if rows[-1] - rows[0] + 1 == len(rows) else chosen[torch.from_numpy(rows)]
-    if spec.size is not None and tuple(chosen.shape[2:]) != (spec.size, spec.size):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a map for reading only, see cache: nothing here writes into it
+        pixels = torch.from_numpy(images)
+    places = torch.from_numpy(rows)
+    chosen = slice(rows[0], rows[-1] + 1) if rows[-1] - rows[0] + 1 == len(rows) else rows  # a slice copies nothing
+    if spec.size is not None and tuple(pixels.shape[2:]) != (spec.size, spec.size):
         options["size"] = spec.size
     fingerprint = digest(meta["fingerprint"], options) if options else meta["fingerprint"]
     if "size" in options:
         if fingerprint not in _resized:  # f, g and their scores each load the same images
+            _check_memory(spec, len(rows) * pixels.shape[1])
             _resized.clear()
-            _resized[fingerprint] = resize(chosen, spec.size)
-        chosen = _resized[fingerprint]
+            _resized[fingerprint] = resize(pixels, places, spec.size)
+        pixels, places = _resized[fingerprint], torch.arange(len(rows))
     return ImageSet(
         name=spec.name,
-        images=chosen,
-        labels=torch.from_numpy(labels[rows]),
-        index=index[rows],
+        pixels=pixels,
+        places=places,
+        labels=torch.from_numpy(labels[chosen]),
+        index=index[chosen],
         classes=tuple(classes),
         fingerprint=fingerprint,
         notes=tuple(meta["notes"]),
     )
+
+
+def _check_memory(spec: DatasetSpec, planes: int) -> None:
+    needed = planes * spec.size**2
+    if needed > _LARGEST_RESIZED:
+        raise SpecError(
+            f"Resizing {spec.name} to {spec.size} pixels would take {needed / 1e9:.0f} GB of memory; import its images "
+            f"with --size {spec.size} under another name, or set the size of the view instead."
+        )
 
 
 def _base(name: str) -> tuple[dict, np.ndarray, np.ndarray, np.ndarray]:
@@ -126,15 +144,17 @@ def _mix(ids: Int64[np.ndarray, " n"]) -> np.ndarray:
     return z ^ (z >> np.uint64(31))
 
 
-def resize(images: UInt8[Tensor, "n c h w"], size: int) -> UInt8[Tensor, "n c s s"]:
-    """The centred square of each image at `size` pixels, as an import with `--size` (Pillow: equal on all machines)."""
+def resize(
+    images: UInt8[Tensor, "m c h w"], places: Int64[Tensor, " n"], size: int
+) -> UInt8[Tensor, "n c {size} {size}"]:
+    """The centred squares of the images at `places`, at `size` pixels: by Pillow, so equal on all machines."""
     from PIL.Image import fromarray
 
     pixels = images.numpy().transpose(0, 2, 3, 1)
-    out = np.empty((*images.shape[:2], size, size), np.uint8)
+    out = np.empty((len(places), images.shape[1], size, size), np.uint8)
 
     def some(start: int) -> None:
-        batch = np.ascontiguousarray(pixels[start : start + 256])
+        batch = np.ascontiguousarray(pixels[places[start : start + 256].numpy()])
         for row, image in enumerate(batch[..., 0] if batch.shape[3] == 1 else batch, start):
             fitted = np.asarray(square(fromarray(image), size))
             out[row] = fitted if fitted.ndim == 2 else fitted.transpose(2, 0, 1)

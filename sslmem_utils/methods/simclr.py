@@ -8,7 +8,8 @@ from lightly.models.modules.heads import ProjectionHead, SimCLRProjectionHead
 from torch import Tensor
 
 from ..encoders import Encoder
-from . import METHODS, Method
+from . import METHODS, Batch, Method, gathers, stacked
+from .parts import normed
 
 
 @METHODS.register("simclr")
@@ -20,18 +21,20 @@ class SimCLR(Method):
         "layers": 2,  # 1 is linear: nothing learned is left behind in the projector
         "hidden": 256,
         "output": 64,
+        "norm": "batch",  # "layer": independent of the rest of the batch
     }
 
-    def __init__(self, encoder: Encoder, temperature: float, layers: int, hidden: int, output: int) -> None:
+    def __init__(self, encoder: Encoder, temperature: float, layers: int, hidden: int, output: int, norm: str) -> None:
         super().__init__(encoder)
-        self.projector = (
+        head = (
             SimCLRProjectionHead(encoder.dim, hidden, output, layers)
             if layers > 1
             else ProjectionHead([(encoder.dim, output, None, None)])
         )
-        self.criterion = NTXentLoss(temperature)
+        self.projector = normed(head, norm)
+        self.criterion = NTXentLoss(temperature, gather_distributed=gathers())
 
-    def loss(self, x: Float[Tensor, "n k c h w"]) -> Float[Tensor, ""]:
-        n, k = x.shape[:2]
-        z = self.projector(self.encoder(x.transpose(0, 1).flatten(0, 1)))  # all first views, then all second ones
-        return self.criterion(*z.unflatten(0, (k, n)))
+    def forward(self, batch: Batch) -> Float[Tensor, ""]:
+        x = batch.views[0]
+        z = self.projector(self.encoder(stacked(x)))
+        return self.criterion(*z.unflatten(0, (x.shape[1], x.shape[0])))

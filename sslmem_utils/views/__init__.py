@@ -6,8 +6,9 @@ resumed run draws the same views; nothing here keeps or touches a global generat
 """
 
 from .counter import uniform
+from .masks import mask
 from .operations import apply, views
-from .parameters import Draw, draw, mask
+from .parameters import Draw, draw, view_shape
 from .policies import named
 
-__all__ = ["Draw", "apply", "draw", "mask", "named", "uniform", "views"]
+__all__ = ["Draw", "apply", "draw", "mask", "named", "uniform", "view_shape", "views"]

@@ -1,4 +1,4 @@
-"""What is drawn: the parameters of every view, and masks, from counter-based uniform numbers."""
+"""What is drawn: the parameters of every view, from counter-based uniform numbers."""
 
 from __future__ import annotations
 
@@ -27,23 +27,29 @@ SLOTS = {
     "jitter": range(6, 12),  # whether, order, brightness, contrast, saturation, hue
     "crop": range(16, 16 + 2 + 2 * CROP_TRIES),  # top, left, then area and aspect ratio of each try
 }
-MASK = 64  # first of t slots
+MASK = 64  # first of the slots of masks
 LINEAR = ("brightness", "contrast", "saturation")  # columns of Draw.factors
 ORDERS = tuple(itertools.permutations((*LINEAR, "hue")))
+
+
+def view_shape(spec: ViewSpec, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Channels, height and width of the views of images of `shape` (c, h, w)."""
+    return (shape[0], *(shape[1:] if spec.size is None else (spec.size, spec.size)))
 
 
 @dataclass(frozen=True)
 class Draw:
     """Parameters of k views of each of n images of `shape` (c, h, w); None marks an operation that is switched off.
 
-    `crop`: top, left, height, width in pixels. `factors`: brightness, contrast, saturation; 1 where not applied.
-    `order`: columns of `factors` in the order of application. `hue`: shift in turns, applied after the first `hue_at`
-    of `order`; `hue_at` is o + 1 where the jitter is off. `sigma`: of the blur, in pixels, with a kernel of `kernel`
-    pixels; 0 where off.
+    `side`: height and width of the views. `crop`: top, left, height, width in pixels of the image. `factors`:
+    brightness, contrast, saturation; 1 where not applied. `order`: columns of `factors` in the order of application.
+    `hue`: shift in turns, applied after the first `hue_at` of `order`; `hue_at` is o + 1 where the jitter is off.
+    `sigma`: of the blur, in pixels of the view, with a kernel of `kernel` pixels; 0 where off.
     """
 
     shape: tuple[int, int, int]
     size: tuple[int, int]  # n, k
+    side: tuple[int, int]
     crop: Int64[Tensor, "n k 4"] | None = None
     flip: Bool[Tensor, "n k"] | None = None
     vertical_flip: Bool[Tensor, "n k"] | None = None
@@ -63,7 +69,8 @@ def draw(spec: ViewSpec, ids: Tensor, numbers: Tensor, seed: int, shape: tuple[i
     `ids` int64 (n,) names the images for good, `numbers` int64 (n, k) or (k,) their views; `seed` comes from
     specs.seed_of. Raises SpecError where the spec does not suit the shape.
     """
-    _check(spec, shape)
+    side = view_shape(spec, shape)[1:]
+    _check(spec, shape[0], side)
     active = _active(spec, colour=shape[0] == 3)
     numbers = numbers.to(ids.device)
     size = (len(ids), numbers.shape[-1])
@@ -84,11 +91,12 @@ def draw(spec: ViewSpec, ids: Tensor, numbers: Tensor, seed: int, shape: tuple[i
             found["sigma"] = (u[..., 1] * (high - low) + low) * (u[..., 0] < spec.blur)
         else:
             found[name] = u[..., 0] < getattr(spec, name)
-    return Draw(shape=tuple(shape), size=size, kernel=spec.blur_kernel if spec.blur else 0, **found)
+    if "crop" not in found and side != tuple(shape[1:]):
+        found["crop"] = torch.tensor([0, 0, *shape[1:]], device=ids.device).expand(*size, 4)
+    return Draw(shape=tuple(shape), size=size, side=side, kernel=spec.blur_kernel if spec.blur else 0, **found)
 
 
-def _check(spec: ViewSpec, shape: tuple[int, int, int]) -> None:
-    channels, height, width = shape
+def _check(spec: ViewSpec, channels: int, side: tuple[int, int]) -> None:
     if channels not in (1, 3):
         asked = [name for name in (*LINEAR, "hue") if spec.jitter and getattr(spec, name)]
         asked += ["grayscale"] if spec.grayscale else []
@@ -96,9 +104,9 @@ def _check(spec: ViewSpec, shape: tuple[int, int, int]) -> None:
             raise SpecError(
                 f"Images must have 1 or 3 channels for {' and '.join(asked)}, found {channels}; set them to 0."
             )
-    if spec.blur and spec.blur_kernel // 2 >= min(height, width):
+    if spec.blur and spec.blur_kernel // 2 >= min(side):
         raise SpecError(
-            f"blur_kernel must be below {2 * min(height, width)} for images of {height} x {width} pixels, "
+            f"blur_kernel must be below {2 * min(side)} for views of {side[0]} x {side[1]} pixels, "
             f"found {spec.blur_kernel}; lower it."
         )
 
@@ -194,21 +202,3 @@ def _jitter(spec: ViewSpec, u: Float32[Tensor, "n k 6"], colour: bool) -> dict[s
         found["hue_at"] = torch.where(on, chosen[..., -1], len(used) + 1)
         found["hue"] = (u[..., 5] * (2 * spec.hue) - spec.hue) * on
     return found
-
-
-def mask(spec: ViewSpec, ids: Tensor, numbers: Tensor, seed: int, shape: tuple[int, int, int]) -> Bool[Tensor, "n k t"]:
-    """Hidden patches: bool (n, k, t), True = hidden from the encoder, round(mask t) of the t patches of each view.
-
-    Patches are numbered row by row. Raises SpecError when the patch does not divide the image or none stays visible.
-    """
-    _, height, width = shape
-    patch = spec.mask_patch
-    if height % patch or width % patch:
-        raise SpecError(f"mask_patch must divide the image sides {height} and {width}, found {patch}; use a divisor.")
-    t = (height // patch) * (width // patch)
-    hidden = round(spec.mask * t)
-    if hidden == t:
-        raise SpecError(f"mask must leave a visible patch, found {spec.mask:g} of {t} patches; lower it or mask_patch.")
-    keys = uniform(seed, ids, numbers, range(MASK, MASK + t))
-    chosen = keys.argsort(dim=-1, stable=True)[..., :hidden]  # stable: equal keys fall alike on every device
-    return torch.zeros(keys.shape, dtype=torch.bool, device=ids.device).scatter_(-1, chosen, True)

@@ -1,0 +1,41 @@
+"""What several encoders are built of: normalisation layers and the convolutional block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import nn
+
+from ..errors import SpecError
+
+
+def choice(option: str, value: str, known: Iterable[str]) -> str:
+    """The value of an encoder's option, when it is one of those known."""
+    if value not in (known := list(known)):
+        raise SpecError(f"an encoder's option {option!r} must be {' or '.join(known)}, found {value!r}; choose one.")
+    return value
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group norm (Wu and He 2018, arXiv 1803.08494) of at most 32 groups of at least 4 channels.
+
+    Groups of one channel would be normalised to nothing where the map is a single position.
+    """
+    groups = next(g for g in range(max(1, min(32, channels // 4)), 0, -1) if channels % g == 0)
+    return nn.GroupNorm(groups, channels)
+
+
+# "group" keeps images apart, as differential privacy and training shared by several processes need it.
+NORMS = {"batch": nn.BatchNorm2d, "group": group_norm}
+
+
+def conv_block(
+    fan_in: int, fan_out: int, norm: str, *, stride: int = 1, bias: bool = False, pool: bool = False
+) -> nn.Sequential:
+    """3x3 convolution, norm, ReLU and, with `pool`, 2x2 max-pooling: (b, fan_in, h, w) -> (b, fan_out, h', w')."""
+    layers = [
+        nn.Conv2d(fan_in, fan_out, 3, stride=stride, padding=1, bias=bias),
+        NORMS[choice("norm", norm, NORMS)](fan_out),
+        nn.ReLU(),
+    ]
+    return nn.Sequential(*layers, *([nn.MaxPool2d(2)] if pool else []))

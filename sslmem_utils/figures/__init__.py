@@ -1,0 +1,33 @@
+"""The one figure style and the few figure types of the book.
+
+Every figure is a transparent SVG in neutral ink and Okabe-Ito colours, readable on white, on black and in print; a set
+or a method has the same colour everywhere, text stays text, and equal data give equal bytes. Figure functions take
+tables, compute no more than means and intervals over seeds (`stats`), and write their own factual alt text, which
+`alt(figure)` returns. Their layout is settled when they return. Draw inside `style()` for the same looks in a figure of
+your own. A mean of one seed has no interval and is drawn hollow.
+"""
+
+from .lines import convergence, curves, roofline
+from .scores import distribution_of_sets, forest, gallery, scatter_rank, set_means
+from .style import COLORS, INK, LABELS, RC, SIZES, alt, colors, label, style, to_svg
+
+__all__ = [
+    "COLORS",
+    "INK",
+    "LABELS",
+    "RC",
+    "SIZES",
+    "alt",
+    "colors",
+    "convergence",
+    "curves",
+    "distribution_of_sets",
+    "forest",
+    "gallery",
+    "label",
+    "roofline",
+    "scatter_rank",
+    "set_means",
+    "style",
+    "to_svg",
+]

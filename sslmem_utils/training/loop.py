@@ -1,0 +1,171 @@
+"""The one training loop: batches, their views on the device, steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+
+from .. import splits, views
+from ..data import ImageSet, gather
+from ..errors import TrainingError
+from ..methods import Batch
+from ..specs import TrainSpec, ViewSpec, seed_of
+from .monitor import Monitor
+from .ranks import ALONE, Ranks
+from .state import Training, learning_rate
+
+VIEWS_AT_ONCE = 2**22  # pixels of views drawn in one go: amortises dispatch on tiny images, bounds memory (16 MB)
+RESIDENT = {"cpu": 2**30, "cuda": 2**33}  # bytes of training images kept on the device; more are read batch by batch
+
+
+@dataclass(frozen=True)
+class Source:
+    """The training images: those at `places` (m,) of `pixels` (n, c, h, w) uint8, which may lie over a memory map."""
+
+    pixels: Tensor
+    places: Tensor
+    ids: Tensor
+    labels: Tensor
+
+    @staticmethod
+    def of(images: ImageSet, rows: Tensor) -> Source:
+        """The images of a dataset at `rows` (m,); nothing is read yet."""
+        return Source(images.pixels, images.places[rows], images.ids[rows], images.labels[rows])
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def on(self, device: torch.device) -> Source:
+        """With all that fits on the device copied there, so that no step waits for the host."""
+        ids, labels = self.ids.to(device), self.labels.to(device)
+        if len(self) * self.pixels[0].numel() > RESIDENT[device.type]:
+            return Source(self.pixels, self.places, ids, labels)
+        return Source(gather(self.pixels, self.places).to(device), torch.arange(len(self)), ids, labels)
+
+    def take(self, at: Tensor, device: torch.device) -> Tensor:
+        """The images at positions `at` (b,) of the training set, on the device."""
+        places = self.places[at]
+        if self.pixels.device.type != "cpu":
+            return self.pixels[places.to(device, non_blocking=True)]
+        found = gather(self.pixels, places)
+        return found if device.type == "cpu" else found.pin_memory().to(device, non_blocking=True)
+
+
+def batches(spec: TrainSpec, ids: Tensor, epoch: int) -> Tensor:
+    """Positions of the training images in this epoch's batches: (batches, batch); those short of a step are dropped."""
+    keys = splits.shuffle_keys(seed_of("order", spec.seed, epoch), ids.numpy())
+    order = torch.from_numpy(keys.argsort(kind="stable"))
+    count = steps_an_epoch(spec, len(ids)) * spec.accumulate
+    return order[: count * spec.batch].view(count, spec.batch)
+
+
+def steps_an_epoch(spec: TrainSpec, images: int) -> int:
+    """Optimizer steps of one pass over the training images."""
+    return images // (spec.batch * spec.accumulate)
+
+
+def stream(
+    spec: TrainSpec, source: Source, first: int, plan: tuple[tuple[ViewSpec, int], ...], ranks: Ranks = ALONE
+) -> Iterator[tuple[int, Batch]]:
+    """(epoch, this rank's part of the batch) of every batch from epoch `first` on, views drawn for many at once.
+
+    A view depends on (seed, image, epoch, view number) alone: neither batch, nor resume, nor ranks change it.
+    """
+    device, seed = torch.device(spec.compute.device), seed_of("views", spec.seed)
+    ids = source.ids.cpu()
+    source = source.on(device)
+    shape, each = tuple(source.pixels.shape[1:]), spec.batch // ranks.size
+    total = sum(k for _, k in plan)
+    pixels = each * sum(k * math.prod(views.view_shape(view, shape)) for view, k in plan)
+    positions = ((epoch, ranks.share(at)) for epoch in range(first, spec.epochs) for at in batches(spec, ids, epoch))
+
+    def read() -> tuple[list[int], Tensor, Tensor] | None:
+        some = list(islice(positions, max(1, VIEWS_AT_ONCE // pixels)))
+        if not some:
+            return None
+        at = torch.cat([at for _, at in some])
+        return [epoch for epoch, _ in some], at, source.take(at, device)
+
+    with ThreadPoolExecutor(1) as ahead:  # reads the next images while a step computes
+        waiting = ahead.submit(read)
+        while (found := waiting.result()) is not None:
+            waiting = ahead.submit(read)
+            epochs, at, images = found
+            at = at.to(device)
+            keys, labels = source.ids[at], source.labels[at]
+            begin = torch.tensor(epochs, device=device).repeat_interleave(each)[:, None] * total
+            drawn, hidden = [], None
+            for view, k in plan:
+                numbers = begin + torch.arange(k, device=device)
+                drawn.append(views.views(images, keys, view, numbers, seed).split(each))
+                if view.mask:
+                    hidden = views.mask(view, keys, numbers, seed, shape).split(each)
+                begin = begin + k
+            for i, epoch in enumerate(epochs):
+                mask = None if hidden is None else hidden[i]
+                yield epoch, Batch(tuple(part[i] for part in drawn), labels[i * each : (i + 1) * each], mask)
+
+
+def run(
+    state: Training,
+    source: Source,
+    after_epoch: Callable[[Training], None],
+    monitor: Monitor | None = None,
+    ranks: Ranks = ALONE,
+) -> None:
+    """Train to the last epoch. TrainingError when the loss is not finite."""
+    spec, model, optimizer = state.spec, state.model, state.optimizer
+    per_epoch, half = steps_an_epoch(spec, len(source)), spec.compute.precision == "bf16"
+    steps, scale = spec.epochs * per_epoch, 1 / spec.accumulate
+    forward = _forward(state, ranks)
+    model.train()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    optimizer.zero_grad(set_to_none=True)
+    done, losses = state.epoch * per_epoch * spec.accumulate, []
+    for epoch, batch in stream(spec, source, state.epoch, model.plan(spec.view), ranks):
+        with torch.autocast(spec.compute.device, dtype=torch.bfloat16, enabled=half):
+            loss = forward(batch)
+        (loss * scale if spec.accumulate > 1 else loss).backward()
+        losses.append(loss.detach())
+        done += 1
+        if done % spec.accumulate:
+            continue
+        step = done // spec.accumulate
+        rate = learning_rate(spec, step - 1, steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        model.before_step((step - 1) / steps)
+        if spec.clip is not None:
+            nn.utils.clip_grad_norm_(parameters, spec.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        model.after_step(step / steps)
+        if step % per_epoch == 0:
+            mean = float(ranks.mean(torch.stack(losses).mean()))
+            if not math.isfinite(mean):
+                raise TrainingError(
+                    f"the loss became {mean} in epoch {epoch + 1} of {spec.epochs} at learning rate {spec.lr:g}; "
+                    "lower the learning rate or raise the batch size."
+                )
+            losses = []
+            watched = monitor is not None and monitor.due(epoch + 1, spec.epochs)
+            seen = monitor.look(model) if watched else (math.nan, math.nan)
+            state.metrics.append((epoch + 1, mean, rate, *seen))
+            state.epoch = epoch + 1
+            after_epoch(state)
+
+
+def _forward(state: Training, ranks: Ranks) -> Callable[[Batch], Tensor]:
+    """The model as it is called in a step: shared among ranks, compiled, or as it is."""
+    model, compute = state.model, state.spec.compute
+    if ranks.size > 1:
+        if compute.device == "cuda":  # gloo cannot
+            nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        model = nn.parallel.DistributedDataParallel(model)
+    return torch.compile(model) if compute.compiled else model

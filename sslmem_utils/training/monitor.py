@@ -1,0 +1,78 @@
+"""What is watched while an encoder is trained: kNN accuracy and collapse. Neither touches the training."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from lightly.utils.debug import std_of_l2_normalized
+from sklearn.neighbors import KNeighborsClassifier
+from torch import Tensor
+
+from ..data import ImageSet
+from ..methods import Method
+from ..specs import TrainSpec
+from ..splits import Split
+
+BANK, QUERIES = 5000, 1000  # images at most: enough to see a trend, a second on a GPU
+NEIGHBOURS = 20
+_ROWS = 250  # images of a forward pass
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """Images on which an encoder is watched: those it learns from (the bank) and some that it never sees (queries)."""
+
+    bank: Tensor
+    bank_labels: Tensor
+    queries: Tensor
+    query_labels: Tensor
+    every: int
+
+    @staticmethod
+    def of(images: ImageSet, split: Split, spec: TrainSpec, every: int) -> Monitor | None:
+        """A monitor that looks every so many epochs and at the last; None for 0, or where no images are left for it."""
+        bank = torch.from_numpy(split.rows(*spec.sets)[:BANK])
+        queries = torch.from_numpy(split.rows("external")[:QUERIES])
+        if every == 0 or len(queries) == 0:
+            return None
+        return Monitor(images.rows(bank), images.labels[bank], images.rows(queries), images.labels[queries], every)
+
+    def due(self, epoch: int, epochs: int) -> bool:
+        """Whether to look after `epoch` (counted from 1)."""
+        return epoch % self.every == 0 or epoch == epochs
+
+    def look(self, model: Method) -> tuple[float, float]:
+        """kNN accuracy on the queries (NaN without labels) and spread of their features."""
+        training = model.training
+        model.eval()
+        bank, queries = _features(model, self.bank), _features(model, self.queries)
+        model.train(training)
+        return knn_accuracy(bank, self.bank_labels, queries, self.query_labels), spread(queries)
+
+
+def spread(features: Tensor) -> float:
+    """Standard deviation of the L2-normalised features (n, d), times the root of d.
+
+    Near 1 when they fill the sphere, 0 when all images have collapsed into one point (arXiv 2011.10566).
+    """
+    return float(std_of_l2_normalized(features)) * math.sqrt(features.shape[1])
+
+
+def knn_accuracy(bank: Tensor, labels: Tensor, queries: Tensor, wanted: Tensor, neighbours: int = NEIGHBOURS) -> float:
+    """Share of queries (m, d) whose label their nearest rows of the bank (n, d) vote for; NaN without labels."""
+    known, asked = labels >= 0, wanted >= 0
+    if not known.any() or not asked.any() or not (bank.isfinite().all() and queries.isfinite().all()):
+        return math.nan
+    bank, queries = (torch.nn.functional.normalize(x, dim=1).numpy() for x in (bank[known], queries[asked]))
+    votes = KNeighborsClassifier(min(neighbours, len(bank)), weights="distance").fit(bank, labels[known].numpy())
+    return float(votes.score(queries, wanted[asked].numpy()))
+
+
+@torch.no_grad()
+def _features(model: Method, images: Tensor) -> Tensor:
+    """Pooled representations of the images themselves (uint8), float32 on the CPU."""
+    device = next(model.parameters()).device
+    parts = (model.features(part.to(device).float() / 255).float().cpu() for part in images.split(_ROWS))
+    return torch.cat(list(parts))

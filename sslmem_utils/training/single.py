@@ -1,0 +1,158 @@
+"""One encoder from its spec: where it is stored, loading it, training it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from .. import data, encoders, methods, splits
+from ..errors import SpecError, StoreError
+from ..methods import Method
+from ..specs import ComputeSpec, TrainSpec, ViewSpec, digest
+from ..store import Store, explained, write_atomic
+from ..versions import version_of
+from . import loop
+from .monitor import Monitor
+from .ranks import join
+from .state import Training
+
+KIND = "encoders"
+CHECKPOINT_SECONDS = 20.0  # a kill loses at most this much work; writing a small encoder takes milliseconds
+Progress = Callable[[int, int, dict[str, float]], None]  # epoch, epochs, that epoch's metrics
+
+
+def compute_here() -> ComputeSpec:
+    """Device and precision by capability: bf16 on CUDA devices that have it and on a CPU with AMX, else fp32.
+
+    Without hardware support bf16 on a CPU is emulated and about 80 times slower than fp32.
+    """
+    if torch.cuda.is_available():
+        return ComputeSpec(device="cuda", precision="bf16" if torch.cuda.is_bf16_supported(False) else "fp32")
+    amx = getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16", False)
+    return ComputeSpec(device="cpu", precision="bf16" if amx else "fp32")
+
+
+def resolved(spec: TrainSpec) -> TrainSpec:
+    """The spec with every option of encoder and method filled in, so that a changed default changes the key.
+
+    Raises SpecError for what the method cannot train, and for a view policy that changes nothing or that the method
+    would ignore: every score would be 0.
+    """
+    method = methods.METHODS.get(spec.method.name)
+    if spec.view.mask and not method.masks:
+        raise SpecError(f"{spec.method.name} does not mask its views; set mask to 0 in the view policy.")
+    if spec.view.but(size=None) == ViewSpec():
+        raise SpecError(
+            "the view policy changes no pixel, so that all views of an image are equal; choose another one."
+        )
+    spec = spec.but(
+        encoder=spec.encoder.but(options=encoders.options(spec.encoder)),
+        method=spec.method.but(options=methods.options(spec.method)),
+    )
+    method.check(spec)
+    return spec
+
+
+def key(spec: TrainSpec, fingerprint: str) -> str:
+    """Where the encoder of this spec is stored. Pretrained weights count by their content, wherever they lie."""
+    spec = resolved(spec)
+    spec = spec.but(encoder=spec.encoder.but(weights=encoders.weights_digest(spec.encoder) or None))
+    return digest(spec.key(), fingerprint, version_of("views", "encoders", "methods", "training", "splits"))
+
+
+def load(spec: TrainSpec, store: Store | None = None) -> Method | None:
+    """The stored encoder of a spec with its heads, in evaluation mode on the spec's device; None when not trained."""
+    images = data.load(spec.dataset)
+    folder = (store or Store()).get(KIND, key(spec, images.fingerprint))
+    if folder is None:
+        return None
+    spec = resolved(spec)
+    state = Training.start(spec.but(encoder=spec.encoder.but(weights=None)), images.shape)
+    state.model.load_state_dict(load_file(folder / "weights.safetensors"))
+    return state.model.eval()
+
+
+def train(spec: TrainSpec, store: Store | None = None, progress: Progress | None = None, knn_every: int = 0) -> Path:
+    """Train the encoder of a spec unless it is stored; its folder (weights, metrics, split).
+
+    `progress(epoch, epochs, metrics)` is called after each epoch; every `knn_every` epochs (0: never) the kNN accuracy
+    on external images and the spread of their features are measured, which does not change the training. Raises
+    SpecError, SplitError or DataError before anything is trained, TrainingError when the loss is not finite,
+    StoreError when the result cannot be kept.
+    """
+    store, spec = store or Store(), resolved(spec)
+    ranks = join(spec.compute)
+    torch.set_num_threads(spec.compute.threads)
+    images = data.load(spec.dataset)
+    name = key(spec, images.fingerprint)
+    if ranks.agree((found := store.get(KIND, name)) is not None):
+        if ranks.first:
+            store.forget(KIND, name)  # a kill may have come between storing and forgetting
+        return found or store.path(KIND, name)
+    split = splits.draw(images.labels.numpy(), spec.split, dataset=spec.dataset.name, fingerprint=images.fingerprint)
+    source = loop.Source.of(images, torch.from_numpy(split.rows(*spec.sets)))
+    if methods.METHODS.get(spec.method.name).labelled and int(source.labels.min()) < 0:
+        raise SpecError(f"{spec.method.name} needs labels, and {spec.dataset.name} has images without; label them.")
+    with store.lock(KIND, name) if ranks.first else nullcontext():
+        if ranks.agree((found := store.get(KIND, name)) is not None):
+            return found or store.path(KIND, name)
+        state = Training.start(spec, images.shape)
+        checkpoint, saved, began = store.checkpoint(KIND, name), time.monotonic(), time.monotonic()
+        if ranks.agree(checkpoint.is_file()):
+            state.restore(_checkpoint(checkpoint, name))
+
+        def after_epoch(state: Training) -> None:
+            nonlocal saved
+            if not ranks.first:
+                return
+            if progress is not None:
+                progress(state.epoch, spec.epochs, state.table().iloc[-1].to_dict())
+            if time.monotonic() - saved > CHECKPOINT_SECONDS and state.epoch < spec.epochs:
+                write_atomic(checkpoint, lambda file: _save(state.tensors(), file, name))
+                saved = time.monotonic()
+
+        loop.run(state, source, after_epoch, Monitor.of(images, split, spec, knn_every), ranks)
+        if ranks.first:
+            meta = {
+                "spec": json.loads(spec.canonical()),
+                "fingerprint": images.fingerprint,
+                "seconds": round(time.monotonic() - began, 2),
+                "torch": torch.__version__,
+            }
+            store.put(KIND, name, lambda folder: _write(folder, state, split, name), meta)
+            store.forget(KIND, name)
+        ranks.agree(True)  # the others go on once it is stored
+    return store.path(KIND, name)
+
+
+def _save(tensors: dict[str, Tensor], file: Path, name: str) -> None:
+    """As safetensors' own `save_file`, whose errors hide that a disk is full; `name` says what they belong to."""
+    file.write_bytes(save(tensors, {"key": name}))
+
+
+def _checkpoint(file: Path, name: str) -> dict[str, Tensor]:
+    """The tensors of a checkpoint; StoreError when it is damaged or another encoder's."""
+    try:
+        with safe_open(file, "pt") as opened:
+            if (opened.metadata() or {}).get("key") == name:
+                return {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a dictionary)
+        what = "is a checkpoint of another spec"
+    except SafetensorError:
+        what = "is damaged"
+    raise StoreError(f"{file} {what}; delete it and run again to train from the start.")
+
+
+def _write(folder: Path, state: Training, split: splits.Split, name: str) -> None:
+    with explained(folder):
+        weights = {name: value.detach().cpu().contiguous() for name, value in state.model.state_dict().items()}
+        _save(weights, folder / "weights.safetensors", name)
+        state.table().to_parquet(folder / "metrics.parquet")
+        (folder / "split.json").write_text(split.to_json())
