@@ -258,6 +258,7 @@ def test_projectors_map_features_and_where_there_is_none_it_says_so() -> None:
 def test_heads_with_layer_norms_do_not_mix_images(name: str) -> None:
     method = build(name, "vit", norm="layer")
     assert not [m for m in method.modules() if isinstance(m, nn.BatchNorm1d)]
+    assert encoders.parameters(method) == encoders.parameters(build(name, "vit", norm="batch"))
     x = torch.rand(4, *SHAPE)
     torch.testing.assert_close(method.features(x, "projector")[:1], method.features(x[:1], "projector"))
     with pytest.raises(SpecError, match="norm of a head must be 'batch' or 'layer', found 'group'"):
