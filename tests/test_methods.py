@@ -272,8 +272,8 @@ def test_dino_plans_two_global_views_and_smaller_local_ones() -> None:
     assert build("dino", "vit", local_size=0).plan(large) == ((large, 2), (local.but(size=6), 3))
     assert build("dino", local_views=0).plan(CROPS) == ((CROPS, 2),)
     assert build("byol").plan(CROPS) == ((CROPS, 2),) and build("mae", "vit").plan(MASKED) == ((MASKED, 1),)
-    assert build("dino").plan(CROPS)[1][0].size == 8  # the only side that an MLP for 8 pixels reads
-    for encoder, size in (("mlp", 0), ("vit", 5)):
+    assert build("dino", local_size=0).plan(CROPS)[1][0].size == 8  # the only side that an MLP for 8 pixels reads
+    for encoder, size in (("mlp", 4), ("vit", 5)):
         with pytest.raises(SpecError, match="cannot read local views of . x . pixels; set dino's option local_size"):
             build("dino", encoder, local_size=size).plan(CROPS)
     with pytest.raises(SpecError, match="views must have the images' own side, 8, found 6"):

@@ -33,7 +33,7 @@ class DINO(Method):
         "local_views": 4,
         "local_low": 0.3,  # share of the area; 0.1 to 0.4 of 8-pixel digits cost a CNN 3 points of kNN accuracy
         "local_high": 0.6,
-        "local_size": 0,  # side of local views, pixels; 0: half the side of the global ones
+        "local_size": 0,  # side of local views, pixels; 0: half that of the global ones, all of it for an MLP
         "momentum": 0.99,  # of the teacher at the start; 0.996 hardly moves in a few thousand steps
         "student_temperature": 0.1,
         "teacher_temperature": 0.04,  # more ends in uniform outputs unless training is long
@@ -75,24 +75,27 @@ class DINO(Method):
         o = self.options
         if o.local_views == 0:
             return ((view, 2),)
-        size = o.local_size or (view.size or min(self.encoder.shape[1:])) // 2
-        self._check_size(size)
+        side = view.size or min(self.encoder.shape[1:])
+        sizes = [o.local_size] if o.local_size else [side // 2, side]
+        if (size := next(filter(self._reads, sizes), None)) is None:
+            raise SpecError(
+                f"the encoder cannot read local views of {sizes[0]} x {sizes[0]} pixels; set dino's option local_size "
+                "to a side that it can read, that of the images for example."
+            )
         return (view, 2), (view.but(crop_scale=(o.local_low, o.local_high), size=size), o.local_views)
 
-    def _check_size(self, size: int) -> None:
-        """SpecError unless the encoder reads images of this side: an MLP reads one size, a ViT whole patches."""
+    def _reads(self, size: int) -> bool:
+        """Whether the encoder reads images of this side: an MLP reads one size, a ViT whole patches."""
         encoder = self.teacher[0].eval()
         x = torch.zeros(1, encoder.shape[0], size, size, device=next(encoder.parameters()).device)
         try:
             with torch.no_grad():
                 encoder(x)
-        except (RuntimeError, SpecError) as error:
-            raise SpecError(
-                f"the encoder cannot read local views of {size} x {size} pixels; set dino's option local_size to a "
-                "side that it can read, that of the images for example."
-            ) from error
+        except (RuntimeError, SpecError):
+            return False
         finally:
             encoder.train(self.training)
+        return True
 
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
         views = [stacked(x) for x in batch.views]  # batch norms see global and local views apart
