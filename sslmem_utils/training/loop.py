@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 import torch
+from jaxtyping import Int64, UInt8
 from torch import Tensor, nn
 
 from .. import splits, views
@@ -28,13 +29,13 @@ RESIDENT = {"cpu": 2**30, "cuda": 2**33}  # bytes of training images kept on the
 class Source:
     """The training images: those at `places` (m,) of `pixels` (n, c, h, w) uint8, which may lie over a memory map."""
 
-    pixels: Tensor
-    places: Tensor
-    ids: Tensor
-    labels: Tensor
+    pixels: UInt8[Tensor, "n c h w"]
+    places: Int64[Tensor, " m"]
+    ids: Int64[Tensor, " m"]
+    labels: Int64[Tensor, " m"]
 
     @staticmethod
-    def of(images: ImageSet, rows: Tensor) -> Source:
+    def of(images: ImageSet, rows: Int64[Tensor, " m"]) -> Source:
         """The images of a dataset at `rows` (m,); nothing is read yet."""
         return Source(images.pixels, images.places[rows], images.ids[rows], images.labels[rows])
 
@@ -48,7 +49,7 @@ class Source:
             return Source(self.pixels, self.places, ids, labels)
         return Source(gather(self.pixels, self.places).to(device), torch.arange(len(self)), ids, labels)
 
-    def take(self, at: Tensor, device: torch.device) -> Tensor:
+    def take(self, at: Int64[Tensor, " b"], device: torch.device) -> UInt8[Tensor, "b c h w"]:
         """The images at positions `at` (b,) of the training set, on the device."""
         places = self.places[at]
         if self.pixels.device.type != "cpu":
@@ -57,7 +58,7 @@ class Source:
         return found if device.type == "cpu" else found.pin_memory().to(device, non_blocking=True)
 
 
-def batches(spec: TrainSpec, ids: Tensor, epoch: int) -> Tensor:
+def batches(spec: TrainSpec, ids: Int64[Tensor, " m"], epoch: int) -> Int64[Tensor, "batches batch"]:
     """Positions of the training images in this epoch's batches: (batches, batch); those short of a step are dropped."""
     keys = splits.shuffle_keys(seed_of("order", spec.seed, epoch), ids.numpy())
     order = torch.from_numpy(keys.argsort(kind="stable"))

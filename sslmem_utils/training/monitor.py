@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int64, UInt8
 from lightly.utils.debug import std_of_l2_normalized
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
@@ -24,10 +25,10 @@ _ROWS = 250  # images of a forward pass
 class Monitor:
     """Images on which an encoder is watched: those it learns from (the bank) and some that it never sees (queries)."""
 
-    bank: Tensor
-    bank_labels: Tensor
-    queries: Tensor
-    query_labels: Tensor
+    bank: UInt8[Tensor, "n c h w"]
+    bank_labels: Int64[Tensor, " n"]
+    queries: UInt8[Tensor, "m c h w"]
+    query_labels: Int64[Tensor, " m"]
     every: int
 
     @staticmethod
@@ -52,7 +53,7 @@ class Monitor:
         return knn_accuracy(bank, self.bank_labels, queries, self.query_labels), spread(queries)
 
 
-def spread(features: Tensor) -> float:
+def spread(features: Float[Tensor, "n d"]) -> float:
     """Standard deviation of the L2-normalised features (n, d), times the root of d.
 
     Near 1 when they fill the sphere, 0 when all images have collapsed into one point (arXiv 2011.10566).
@@ -60,7 +61,13 @@ def spread(features: Tensor) -> float:
     return float(std_of_l2_normalized(features)) * math.sqrt(features.shape[1])
 
 
-def knn_accuracy(bank: Tensor, labels: Tensor, queries: Tensor, wanted: Tensor, neighbours: int = NEIGHBOURS) -> float:
+def knn_accuracy(
+    bank: Float[Tensor, "n d"],
+    labels: Int64[Tensor, " n"],
+    queries: Float[Tensor, "m d"],
+    wanted: Int64[Tensor, " m"],
+    neighbours: int = NEIGHBOURS,
+) -> float:
     """Share of queries (m, d) whose label their nearest rows of the bank (n, d) vote for; NaN without labels."""
     known, asked = labels >= 0, wanted >= 0
     if not known.any() or not asked.any() or not (bank.isfinite().all() and queries.isfinite().all()):
@@ -71,7 +78,7 @@ def knn_accuracy(bank: Tensor, labels: Tensor, queries: Tensor, wanted: Tensor, 
 
 
 @torch.no_grad()
-def _features(model: Method, images: Tensor) -> Tensor:
+def _features(model: Method, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
     """Pooled representations of the images themselves (uint8), float32 on the CPU."""
     device = next(model.parameters()).device
     parts = (model.features(part.to(device).float() / 255).float().cpu() for part in images.split(_ROWS))
