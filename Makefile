@@ -11,7 +11,7 @@ BIN := .venv/bin
 # Variables of another environment would lead Python and uv astray.
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV CONDA_PREFIX
 
-.PHONY: help paper book test env lock lint clean
+.PHONY: help paper book test bench env lock lint clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -32,6 +32,9 @@ book: env ## render the book from the committed results; computes nothing
 test: env ## run the tests
 	@echo "==> running the tests with $(WORKERS) workers of one thread each"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+bench: env ## measure speeds against the usual pipeline, under 10 minutes; ARGS='--only views' measures one line
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks $(ARGS)
 
 lint: env ## check the style of code and notebooks
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

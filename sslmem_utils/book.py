@@ -216,17 +216,8 @@ def _cell(text: str) -> str:
 
 
 # ---------------------------------------------------------------- the benchmarks
-_ONE_NUMBER = (
-    "peak",
-    "achieved",
-    "agreement",
-    "exponent",
-    "time",
-    "share of the peak",
-    "time of a pair",
-    "operations",
-    "left out",
-)
+_COMPARED = {"ratio", "ours", "usual", "bound"}  # one row of the first table; all other quantities have their own
+_FOLDED = {"peak", "achieved", "operations", "time"}
 
 
 @dataclass(frozen=True)
@@ -253,16 +244,19 @@ class Machine:
             met = aim and ("yes" if row["median"] >= row["target"] else "no")
             text = _join(row["case"], row["setting"], row["note"])
             lines.append([row["line"], text, *rates, ratio, bound, aim, met, row["images"]])
-        others = [["line", "what", "measured [quartiles]"], ["---"] * 3]
-        for row in of[of["quantity"].isin(_ONE_NUMBER)].to_dict("records"):
-            spread = f" [{_number(row['low'])}, {_number(row['high'])}]" if row["n"] > 1 else ""
-            value = f"{_number(row['median'])}{spread} {row['unit']}"
-            value = row["quantity"] if row["quantity"] == "left out" else f"{row['quantity']} {value}"
-            others.append([row["line"], _join(row["case"], row["setting"], row["note"]), value.strip()])
+        parts = [_table(lines)] if len(lines) > 2 else []
+        rest = of[~of["quantity"].isin(_COMPARED)]
+        for fold in (False, True):
+            others = [["line", "what", "measured [quartiles]"], ["---"] * 3]
+            for row in rest[rest["quantity"].isin(_FOLDED) == fold].to_dict("records"):
+                spread = f" [{_number(row['low'])}, {_number(row['high'])}]" if row["n"] > 1 else ""
+                value = f"{row['quantity']} {_number(row['median'])}{spread} {row['unit']}".replace("  ", " ").strip()
+                others.append([row["line"], _join(row["case"], row["setting"], row["note"]), value])
+            if len(others) > 2:
+                parts.append(f"::::{{dropdown}} More numbers\n{_table(others)}\n::::" if fold else _table(others))
         where = f"{runs.machine(about)}, {about['instructions']}, {'' if about['amx'] else 'no '}AMX"
         made = f"torch {about['versions']['torch']}; {_join(*sorted(set(of['measured'] + ', commit ' + of['commit'])))}"
-        tables_ = "\n\n".join(_table(one) for one in (lines, others) if len(one) > 2)
-        return f"**{where}** ({made})\n\n{tables_}\n"
+        return "\n\n".join([f"**{where}** ({made})", *parts, ""])
 
 
 def machines(folder: Path | None = None) -> list[Machine]:
@@ -282,7 +276,7 @@ def benchmarks(found: Sequence[Machine], folder: Path, seen_from: Path) -> str:
     for one in found:
         parts.append(one.text())
         rows = one.rows[one.rows["quantity"].isin(["peak", "achieved"])]
-        if rows["quantity"].nunique() == 2:
+        if rows.groupby(rows["setting"].str.split(", ").str[-1])["quantity"].nunique().eq(2).any():
             figure = figures.roofline(rows)
             path = folder / f"{one.name}.svg"
             write_atomic(path, lambda file, figure=figure: file.write_text(figures.to_svg(figure), encoding="utf-8"))

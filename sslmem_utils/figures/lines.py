@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from ..stats import Number, over_seeds, require, show
 from .style import (
@@ -125,16 +126,19 @@ def roofline(table: pd.DataFrame) -> Figure:
             error = [[row["median"] - row["low"]], [row["high"] - row["median"]]]
             ink = inks[row["precision"]]
             axes.errorbar(row["median"], names.index(row["case"]), xerr=error, fmt="o", ms=5, color=ink, zorder=3)
-            said.append(f"{row['case']} {row['median']:.3g} ({row['precision']}, {device})")
+            said.append(f"{row['case']} {row['median']:.3g} ({row['setting']})")
         for row in part[part["quantity"] == "peak"].to_dict("records"):
             ink = inks[row["precision"]]
             axes.axvline(row["median"], color=ink, lw=1.2, ls=(0, (4, 3)), zorder=1)
             text = f"{row['precision']} peak {row['median']:.3g}"
             axes.text(row["median"], -0.55, text, color=ink, ha="center", va="bottom")
-            said.append(f"peak {row['median']:.3g} ({row['precision']}, {device})")
+            said.append(f"peak {row['median']:.3g} ({row['setting']})")
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.set_title(device, pad=18)
+        axes.set_title(device, pad=20)
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axes.minorticks_off()
     grid[-1].set_xlabel("GFLOP/s (median and quartiles)")
     return settled(figure, f"GFLOP/s of training steps beside measured peaks of matrix products: {'; '.join(said)}.")
