@@ -410,6 +410,6 @@ def test_other_images_under_the_same_name_are_a_reason_to_run_again(
             picture = tmp_path / "images" / "a" / f"{number}.png"
             picture.parent.mkdir(parents=True, exist_ok=True)
             Image.new("L", (8, 8), grey + number).save(picture)
-        data.import_images("mine", tmp_path / "images")
+        data.import_images("mine", tmp_path / "images", replace=True)
         found.append(batch.data_of(job))
     assert set(found[0]) == {"mine", "digits"} and found[0] != found[1]
