@@ -65,14 +65,14 @@ def learned(effort: table.Effort, names: list[str], n: int, epochs: int, seeds: 
                     found[case, seed] = accuracies(images, spec, model)
     note = f"{n:,} images, {epochs} epochs, one value a seed; chance .1"
     return [
-        table.row(LINE, case, "accuracy", "", values, setting=setting, images="cifar10", note=note)
+        table.row(LINE, case, quantity, "", values, images="cifar10", note=note)
         for case in dict.fromkeys(case for case, _ in found)
-        for setting, values in _by_setting([numbers for (one, _), numbers in found.items() if one == case]).items()
+        for quantity, values in _together([numbers for (one, _), numbers in found.items() if one == case]).items()
     ]
 
 
-def _by_setting(numbers: list[dict[str, float]]) -> dict[str, list[float]]:
-    return {setting: [one[setting] for one in numbers] for setting in numbers[0]}
+def _together(numbers: list[dict[str, float]]) -> dict[str, list[float]]:
+    return {quantity: [one[quantity] for one in numbers] for quantity in numbers[0]}
 
 
 def accuracies(images: ImageSet, spec: TrainSpec, model: Method | None) -> dict[str, float]:
@@ -86,8 +86,8 @@ def accuracies(images: ImageSet, spec: TrainSpec, model: Method | None) -> dict[
         warnings.simplefilter("ignore", ConvergenceWarning)  # 300 rounds order the methods as 3,000 do
         probe = LogisticRegression(C=0.01, max_iter=300).fit(scaler.transform(bank.numpy()), wanted.numpy())
     found = {
-        "kNN": training.knn_accuracy(bank, wanted, queries, asked),
-        "linear": float(probe.score(scaler.transform(queries.numpy()), asked.numpy())),
+        "kNN accuracy": training.knn_accuracy(bank, wanted, queries, asked),
+        "linear accuracy": float(probe.score(scaler.transform(queries.numpy()), asked.numpy())),
     }
     return found if model is None else found | {"spread": training.spread(queries)}
 
