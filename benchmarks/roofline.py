@@ -121,6 +121,15 @@ def flops(case: Case) -> float:
     return counts[0] + (counts[1] - counts[0]) * (case.batch - 4) / 4
 
 
+@cache
+def forward_flops(case: Case) -> float:
+    """Floating-point operations of the encoder's forward pass of one view."""
+    encoder = training.Training.start(training.resolved(case.spec(ComputeSpec())), case.shape).model.encoder.eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        encoder(torch.rand(1, *case.shape))
+    return float(counter.get_total_flops())
+
+
 def achieved(case: Case, effort: table.Effort) -> list[table.Row]:
     """GFLOP/s of the training step alone on one thread, in the precision of this processor, and its operations."""
     torch.set_num_threads(1)

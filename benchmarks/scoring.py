@@ -12,7 +12,7 @@ from sslmem_utils import encoders, methods, scoring
 from sslmem_utils.methods import Method
 from sslmem_utils.specs import EncoderSpec, MethodSpec, ScoreSpec
 
-from . import cases, measure, table, usual
+from . import cases, measure, roofline, table, usual
 from .cases import Case
 
 LINE = "scoring"
@@ -72,7 +72,10 @@ def compare(case: Case, effort: table.Effort) -> list[table.Row]:
     about = {"setting": _setting(), "images": source, "target": case.target}
     if cases.compute_on_cpu().precision == "fp32" and case.encoder != "mlp":
         about["note"] = cases.AMX
-    return table.compared(LINE, case.name, "images/s", rates["ours"], rates["usual"], **about)
+    rows = table.compared(LINE, case.name, "images/s", rates["ours"], rates["usual"], **about)
+    most = max(roofline.peak("cpu", cases.compute_on_cpu().precision, 1, effort)) * 1e9
+    bound = [most / (2 * K * roofline.forward_flops(case)) / rate for rate in rates["usual"]]
+    return [*rows, table.row(LINE, case.name, "bound", "x", bound, **{**about, "target": math.nan})]
 
 
 def _setting() -> str:

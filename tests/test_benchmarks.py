@@ -242,7 +242,7 @@ def test_rounds_of_both_trainings() -> None:
 def test_scoring_line() -> None:
     case = Case("mlp", (1, 28, 28), batch=2, ours=100, usual=50, target=50)
     tasks = dict(scoring.tasks(TINY, (case,)))
-    assert quantities(checked(tasks["scoring mlp 1x28x28"]())) == {"ratio", "ours", "usual"}
+    assert quantities(checked(tasks["scoring mlp 1x28x28"]())) == {"ratio", "ours", "usual", "bound"}
     frame = checked(tasks["scoring mlp 1x28x28 cost"]())
     assert frame["quantity"].to_list() == ["time"] * 3 + ["exponent"]
     assert frame["setting"].str.extract(r"(\d+) images")[0].to_list()[:3] == ["2", "4", "8"]
@@ -269,6 +269,7 @@ def test_operations_are_those_of_the_layers_and_of_the_loss() -> None:
     weights = [m * n for sizes in (widths, head) for m, n in zip(sizes, sizes[1:], strict=False)]
     layers = 2 * (6 * sum(weights) - 2 * weights[0])
     pairs = 4 * 3 * 2 * b * 64
+    assert roofline.forward_flops(MLP) == 2 * sum(weights[: len(widths) - 1])
     assert roofline.flops(Case("mlp", (1, 28, 28), batch=b)) == layers + pairs
 
 
