@@ -48,29 +48,27 @@ def distribution_of_sets(table: pd.DataFrame, value: str = "m_rel") -> Figure:
     panels, said = panels_of(table, "representation"), []
     figure = Figure(figsize=SIZES["tall"], layout="constrained")
     figure.get_layout_engine().set(wspace=0.08)
-    grid = figure.subplots(len(names), len(panels), squeeze=False, sharex="col", sharey="col")
-    for column, (panel, part) in zip(grid.T, panels, strict=True):
+    for axes, (panel, part) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         low, high = part[value].min(), part[value].max()
-        at = np.linspace(low - 0.1 * (high - low), high + 0.1 * (high - low), 200)
-        for axes, name in zip(column, names, strict=True):
-            rows = part[part["set"] == name]
-            axes.fill_between(at, density(rows[value], at), color=COLORS[name], alpha=0.3, lw=0)
-            for _, one in rows.groupby("seed"):
-                axes.plot(at, density(one[value], at), color=COLORS[name], **SEED_LINE)
-        top = column[0].get_ylim()[1]  # known once all rows of the column are drawn
-        for axes, name in zip(column, names, strict=True):
-            found = interval(part[part["set"] == name].groupby("seed")[value].mean())
-            mean_bar(axes, -0.12 * top, found, COLORS[name])
-            axes.axvline(0, ymax=0.8, **DASHED)
-            axes.text(0, 1, name, transform=axes.transAxes, color=COLORS[name], weight="bold", va="top")
-            axes.text(1, 1, str(found), transform=axes.transAxes, ha="right", va="top")
-            axes.set(
-                ylabel="", yticks=[], ylim=(-0.25 * top, 1.3 * top), xlabel=f"{label(value)}\n(means over {seeds})"
-            )
-            axes.spines["left"].set_visible(False)
-            axes.label_outer()
-            said.append(f"{label(panel)} {name} {found}".strip())
-        column[0].set_title(label(panel))
+        at = np.linspace(low - 0.1 * (high - low), high + 0.1 * (high - low), 150)
+        rows = {name: part[part["set"] == name] for name in names}
+        lines = {name: [density(one[value], at) for _, one in rows[name].groupby("seed")] for name in names}
+        filled = {name: density(rows[name][value], at) for name in names}
+        scale = 0.75 / (max(line.max() for name in names for line in (*lines[name], filled[name])) or 1.0)
+        means = {name: interval(rows[name].groupby("seed")[value].mean()) for name in names}
+        where = axes.get_yaxis_transform()  # x in shares of the width, y in rows
+        for base, name in enumerate(reversed(names)):
+            axes.fill_between(at, base, base + scale * filled[name], color=COLORS[name], alpha=0.3, lw=0)
+            for line in lines[name]:
+                axes.plot(at, base + scale * line, color=COLORS[name], **SEED_LINE)
+            mean_bar(axes, base - 0.09, means[name], COLORS[name])
+            axes.text(0, base + 0.8, name, transform=where, color=COLORS[name], weight="bold", va="top")
+            axes.text(1, base + 0.8, str(means[name]), transform=where, ha="right", va="top")
+        said += [f"{label(panel)} {name} {found}".strip() for name, found in means.items()]
+        axes.axvline(0, **DASHED)
+        axes.set(yticks=[], ylim=(-0.2, len(names) - 0.1), xlabel=f"{label(value)}\n(means over {seeds})")
+        axes.spines["left"].set_visible(False)
+        axes.set_title(label(panel))
     text = f"Densities of {label(value)} on the sets {', '.join(names)}. Means with 95 % intervals over {seeds}: "
     return settled(figure, text + "; ".join(said) + ".")
 
