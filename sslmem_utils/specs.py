@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from fractions import Fraction
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -104,6 +106,67 @@ class SplitSpec(Spec):
         return self
 
 
+class SubsetSpec(Spec):
+    """Which of the images of its sets one encoder of an ensemble trains on: a share of them, or all but a few.
+
+    `fraction` a/b: the ensemble's `members` come in groups of b that deal b stratified blocks out in turn, so that
+    every image is in exactly `fraction` of them and they train on equally many images (to within one image a block).
+    `without` names rows of the dataset that are left out (leave-one-out).
+    """
+
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    members: Annotated[int, Field(ge=1)] = 1
+    member: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
+    without: Annotated[tuple[int, ...], Field(strict=False)] = ()
+
+    @model_validator(mode="after")
+    def _balanced(self) -> SubsetSpec:
+        blocks = self.blocks[1]
+        if blocks > 20 or abs(self.fraction - self.blocks[0] / blocks) > 1e-9:
+            raise ValueError(
+                f"fraction must be a ratio of whole numbers up to 20, 0.5 or 0.7 say, found {self.fraction}"
+            )
+        if self.members % blocks:
+            raise ValueError(
+                f"a fraction of {self.fraction:g} is balanced in ensembles of {blocks}, {2 * blocks}, ... members, "
+                f"found {self.members}; change one of them"
+            )
+        if self.member >= self.members:
+            raise ValueError(f"member counts from 0 to {self.members - 1}, found {self.member}; lower it")
+        return self
+
+    @property
+    def blocks(self) -> tuple[int, int]:
+        """`fraction` as (blocks trained on, blocks), in lowest terms."""
+        ratio = Fraction(self.fraction).limit_denominator(20)
+        return ratio.numerator, ratio.denominator
+
+
+class PlantSpec(Spec):
+    """Images of known origin put in the place of some images of one set before anything is trained: canaries.
+
+    The places are drawn at random in the set `into`; every other image, all labels and the sizes of the sets stay as
+    they are. Copies of an image draw views of their own, as any two images do.
+    """
+
+    kind: Literal["copy", "near", "rotated", "corrupted", "noise", "other"]
+    count: Annotated[int, Field(ge=1)]  # sources of copies, else images planted
+    copies: Annotated[int, Field(ge=0)] = 1  # of each source (copy and near); 0 keeps sources without: controls
+    into: SetName = "candidate"
+    source: SetName = "candidate"  # the set that copied images are in themselves
+    dataset: DatasetSpec | None = None  # where images of another dataset come from
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _sensible(self) -> PlantSpec:
+        if (self.kind == "other") != (self.dataset is not None):
+            raise ValueError("dataset names the other dataset that images come from; give it for this kind only")
+        if self.copies != 1 and self.kind not in ("copy", "near"):
+            raise ValueError(f"only copied images are counted in copies, found {self.copies}; leave it at 1")
+        return self
+
+
 class ViewSpec(Spec):
     """One draw of augmentations: what Aug(x) means. Probabilities are per image; strengths as in torchvision.
 
@@ -178,6 +241,8 @@ class TrainSpec(Spec):
     dataset: DatasetSpec = DatasetSpec()
     split: SplitSpec
     sets: Annotated[tuple[SetName, ...], Field(strict=False)] = ("shared", "candidate")  # f's; g: shared, independent
+    subset: SubsetSpec | None = None  # None: all images of these sets
+    plants: Annotated[tuple[PlantSpec, ...], Field(strict=False)] = ()  # canaries; the same for f and g
     view: ViewSpec
     encoder: EncoderSpec = EncoderSpec()
     method: MethodSpec = MethodSpec()
@@ -198,6 +263,8 @@ class TrainSpec(Spec):
     def _some_images(self) -> TrainSpec:
         sizes = {name: getattr(self.split, name) for name in self.sets}
         total = sum(sizes.values())
+        if self.subset is not None:
+            total = math.floor(total * self.subset.fraction) - len(self.subset.without)
         if len(sizes) != len(self.sets) or total == 0:
             raise ValueError(f"sets must name different non-empty sets, found {self.sets} with {total} images")
         if self.batch > total:

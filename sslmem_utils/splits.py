@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .errors import SplitError
-from .specs import SETS, SplitSpec, digest, seed_of
+from .specs import SETS, SplitSpec, SubsetSpec, digest, seed_of
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +75,29 @@ def draw(labels: np.ndarray, spec: SplitSpec, *, dataset: str, fingerprint: str)
         parts = _cut(order, sizes)
         log.warning("%s has classes too small for all four sets: the split is random, not stratified", dataset)
     return Split(*[np.sort(part) for part in parts], stratified=stratified, fingerprint=fingerprint)
+
+
+def subset(rows: np.ndarray, labels: np.ndarray, spec: SubsetSpec | None, *, fingerprint: str) -> np.ndarray:
+    """The sorted rows that one encoder trains on, of all those in its sets (None: all); labels (n,) of the dataset.
+
+    The members of one group of an ensemble deal the same stratified blocks out in turn (`SubsetSpec`). Raises
+    SplitError for a row to be left out that is not there.
+    """
+    if spec is None:
+        return rows
+    if missing := sorted(set(spec.without) - set(rows.tolist())):
+        raise SplitError(
+            f"row {missing[0]} cannot be left out: it is in none of the sets trained on; name one of them."
+        )
+    kept, blocks = spec.blocks
+    if kept < blocks:
+        group, place = divmod(spec.member, blocks)
+        keys = shuffle_keys(seed_of("subset", fingerprint, spec.seed, group), rows)
+        order = np.lexsort((keys, labels[rows]))  # class by class, so that every block gets its share of each
+        block = np.empty(len(rows), dtype=np.int64)
+        block[order] = np.arange(len(rows)) % blocks
+        rows = rows[(block - place) % blocks < kept]
+    return rows[~np.isin(rows, spec.without)]
 
 
 def _interleave(labels: np.ndarray) -> np.ndarray:

@@ -167,6 +167,15 @@ class Store:
         """Remove the checkpoint of a computation that is finished, with what a killed process left beside it."""
         shutil.rmtree(self.checkpoint(kind, key).parent, ignore_errors=True)
 
+    def remove(self, kind: str, key: str) -> None:
+        """Remove an artifact that is not needed any more; by one rename first, so that no half of it is ever seen."""
+        with self.lock(kind, key), explained(self.root):
+            folder = self.path(kind, key)
+            if folder.is_dir():
+                gone = Path(tempfile.mkdtemp(dir=self._unfinished(), prefix=f"{kind}-{key}."))
+                folder.rename(gone / "removed")
+                shutil.rmtree(gone, ignore_errors=True)
+
     def _unfinished(self) -> Path:
         folder = self.root / "unfinished"
         with explained(self.root):

@@ -48,34 +48,6 @@ def test_alignments_are_kept_and_follow_their_setting(tmp_path: Path, monkeypatc
     pd.testing.assert_frame_equal(pairs.scores(base, [0], [ScoreSpec(views=3)], store=store), first)
 
 
-def scores() -> pd.DataFrame:
-    """Two seeds; image 1 is a candidate once and an independent once, f is 0.1 worse than g everywhere in seed 1."""
-    rows = [
-        (0, 1, "candidate", 0.5),
-        (0, 2, "independent", -0.1),
-        (0, 3, "shared", 0.0),
-        (0, 4, "external", 0.0),
-        (1, 1, "independent", -0.2),
-        (1, 2, "candidate", 0.3),
-        (1, 4, "external", 0.1),
-    ]
-    table = pd.DataFrame(rows, columns=["seed", "row", "set", "m_rel"])
-    return table.assign(index=table["row"] * 10, label=0, representation="pooled")
-
-
-def test_measurements_are_centred_and_turned() -> None:
-    found = pairs.replications(scores()).set_index(["seed", "row"])["score"]
-    assert found.to_dict() == pytest.approx({(0, 1): 0.5, (0, 2): 0.1, (1, 1): 0.3, (1, 2): 0.2})
-
-
-def test_the_ranking_is_the_mean_over_measurements() -> None:
-    found = pairs.ranking(scores())
-    assert found["row"].tolist() == [1, 2] and found["n"].tolist() == [2, 2]
-    assert found["score"].tolist() == pytest.approx([0.4, 0.15])
-    assert found["se"].tolist() == pytest.approx([0.1, 0.05])
-    assert found["p_top"].tolist()[0] == pytest.approx(1.0)
-
-
 def test_pictures_and_class_names_are_those_of_the_rows() -> None:
     spec = DatasetSpec(name="digits", classes=("3", "6"))
     images = data.load(spec)

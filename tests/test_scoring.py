@@ -191,15 +191,7 @@ def test_the_jackknife_over_views_has_its_nominal_coverage() -> None:
     assert 0.92 <= covered <= 0.98, covered
 
 
-# estimators and tables ----------------------------------------------------------------------------
-def test_pair_and_mirrored_on_a_table_worked_out_by_hand() -> None:
-    #                  C    I    S    E    E
-    a = np.array([[1.0, 4.0, 2.0, 3.0, 5.0], [3.0, 2.0, 2.0, 4.0, 6.0]])
-    member = np.array([[1, 0, 1, 0, 0], [0, 1, 1, 0, 0]], dtype=bool)
-    np.testing.assert_array_equal(scoring.pair(a, member), [2, -2, 0, 1, 1])
-    np.testing.assert_array_equal(scoring.mirrored(a, member), [1, 3, np.nan, np.nan, np.nan])
-
-
+# tables -------------------------------------------------------------------------------------------
 def test_score_columns_follow_their_definitions() -> None:
     n = 40
     a, b = (align(encoder(seed=seed), *images(n)) for seed in (0, 1))
@@ -210,6 +202,38 @@ def test_score_columns_follow_their_definitions() -> None:
     assert np.ptp(scores["m_range"]) == pytest.approx(1)
     assert scores[["se_seeds", "z"]].isna().all().all()  # one pair measures no seed noise
     assert scores["set"].value_counts().to_dict() == dict.fromkeys(SETS, 10)
+    for half in ("half_0", "half_1"):
+        np.testing.assert_allclose(scores[half], (b[half] - a[half]) / (b[half] + a[half]))
+
+
+def replicas(n: int = 40, seeds=range(6), **spec) -> list[pd.DataFrame]:
+    return [align(encoder(seed=seed), *images(n), **spec) for seed in seeds]
+
+
+def test_a_replicated_table_is_worked_out_from_the_means_of_its_alignments() -> None:
+    tables, n = replicas(), 40
+    fs, gs = tables[:3], tables[3:]
+    found = scoring.replicated_table(fs, gs, split(n), np.arange(n), np.arange(n) % 2)
+    of_f, of_g = (np.stack([one["align"] for one in part]) for part in (fs, gs))
+    m = of_g.mean(0) - of_f.mean(0)
+    np.testing.assert_allclose(found["m"], m)
+    np.testing.assert_allclose(found["m_rel"], m / (of_g.mean(0) + of_f.mean(0)))
+    noise = of_f.var(0, ddof=1) + of_g.var(0, ddof=1)
+    np.testing.assert_allclose(found["se_seeds"], np.sqrt(noise / 3))
+    same_set = [  # z by its definition: the mean square of m between encoders of the same set is its variance
+        np.mean([np.square(part[i] - part[j]) for i in range(3) for j in range(i)], axis=0) for part in (of_f, of_g)
+    ]
+    np.testing.assert_allclose(found["z"], m / np.sqrt(sum(same_set) / 2))
+    one = table(fs[0], gs[0], n)
+    assert list(found.columns) == list(one.columns) and found["se_views"].mean() < one["se_views"].mean()
+
+
+def test_replicas_that_do_not_fit_are_refused() -> None:
+    tables, rest = replicas(8, range(2)), (split(8), np.arange(8), np.arange(8) % 2)
+    with pytest.raises(SpecError, match="R of at least 2, found 1 and 1; train as many seeds"):
+        scoring.replicated_table(tables[:1], tables[1:], *rest)
+    with pytest.raises(SpecError, match="equally many views"):
+        scoring.replicated_table([tables[0], replicas(8, [2], views=5)[0]], tables, *rest)
 
 
 def test_every_encoder_sees_the_same_views() -> None:

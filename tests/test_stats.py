@@ -308,3 +308,31 @@ def test_summary_has_one_row_a_replication_and_nan_for_a_missing_set():
     assert len(found) == 8 and (found["auc_external"] > 0.8).all() and (found["symmetry"] > 0).all()
     alone = stats.summary(table().query("set != 'independent'"))
     assert alone["d_independent"].isna().all() and alone["symmetry"].isna().all() and alone["d_external"].notna().all()
+
+
+def measured() -> pd.DataFrame:
+    """Two seeds; image 1 is a candidate once and an independent once, f is 0.1 worse than g everywhere in seed 1."""
+    rows = [
+        (0, 1, "candidate", 0.5),
+        (0, 2, "independent", -0.1),
+        (0, 3, "shared", 0.0),
+        (0, 4, "external", 0.0),
+        (1, 1, "independent", -0.2),
+        (1, 2, "candidate", 0.3),
+        (1, 4, "external", 0.1),
+    ]
+    table = pd.DataFrame(rows, columns=["seed", "row", "set", "m_rel"])
+    return table.assign(index=table["row"] * 10, label=0, representation="pooled")
+
+
+def test_measurements_are_centred_and_turned() -> None:
+    found = stats.replications(measured()).set_index(["seed", "row"])["score"]
+    assert found.to_dict() == pytest.approx({(0, 1): 0.5, (0, 2): 0.1, (1, 1): 0.3, (1, 2): 0.2})
+
+
+def test_the_ranking_is_the_mean_over_measurements() -> None:
+    found = stats.ranking(measured())
+    assert found["row"].tolist() == [1, 2] and found["n"].tolist() == [2, 2]
+    assert found["score"].tolist() == pytest.approx([0.4, 0.15])
+    assert found["se"].tolist() == pytest.approx([0.1, 0.05])
+    assert found["p_top"].tolist()[0] == pytest.approx(1.0)

@@ -42,7 +42,7 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 def source_of(settings: TrainSpec) -> training.Source:
     images = data.load(settings.dataset)
-    return training.Source.of(images, torch.from_numpy(pairs.split_of(settings).rows(*settings.sets)))
+    return training.Source.of(images, torch.from_numpy(training.inputs(settings).rows))
 
 
 def test_training_is_deterministic_and_seeds_differ(tmp_path: Path) -> None:
@@ -246,7 +246,8 @@ def test_knn_accuracy_and_collapse_by_hand() -> None:
     assert math.isnan(training.knn_accuracy(bank, torch.tensor([-1, -1, -1]), queries, labels))
     model = training.Training.start(training.resolved(spec()), (1, 8, 8)).model
     images = data.load(spec().dataset)
-    monitor = training.Monitor.of(images, pairs.split_of(spec()), spec(), 1)
+    given = training.inputs(spec())
+    monitor = training.Monitor.of(images, given.rows, given.split.external, 1)
     assert monitor.look(model)[1] > 0.1
     with torch.no_grad():
         for parameter in model.encoder.parameters():

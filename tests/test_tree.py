@@ -19,9 +19,9 @@ from sslmem_utils.paths import NOTEBOOKS, PACKAGE, PROFILES, RESULTS, ROOT
 # Imports run from left to right only (the same order as in CONTRIBUTING.md).
 ORDER = (
     *("errors", "versions", "paths", "specs", "registry", "store"),
-    *("data", "splits", "views", "encoders", "methods", "recipes", "training", "scoring", "probes"),
-    *("stats", "pairs", "dejavu", "privacy", "removal", "theory"),
-    *("figures", "claims", "runs", "batch", "book", "cli", "__main__"),
+    *("data", "splits", "canaries", "views", "encoders", "methods", "recipes", "training", "scoring", "probes"),
+    *("stats", "pairs", "ensembles", "rivals", "dejavu", "privacy", "removal", "theory"),
+    *("figures", "claims", "own", "runs", "batch", "book", "cli", "__main__"),
 )
 # What a module must not know although the order would allow it.
 NEVER = {

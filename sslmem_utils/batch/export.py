@@ -47,7 +47,7 @@ def _check(job: Job) -> None:
         )
     for name, sidecar in tables.sidecars(job.folder).items():
         tables.verified(job.folder / f"{name}.parquet")
-        if sidecar["result_version"] != result_versions.current():
+        if result_versions.is_older(sidecar["result_version"]):
             raise RunError(f"table {name!r} of {job.notebook} is older than the code; run `{again} --force`.")
 
 

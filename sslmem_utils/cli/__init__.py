@@ -228,6 +228,11 @@ def results_export(
         print(line)
 
 
-from .train import train  # noqa: E402  (a long list of options, kept in its own file)
+from .plan import plan  # noqa: E402
+from .score import remove, score  # noqa: E402  (long lists of options, kept in their own files)
+from .train import train  # noqa: E402
 
 app.command()(train)
+app.command()(plan)
+app.command()(score)
+app.command()(remove)

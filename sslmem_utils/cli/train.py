@@ -67,7 +67,7 @@ def train(
     table = pairs.scores(base, range(seeds), [score.but(representation=name) for name in where])
     means = stats.set_means(table).pivot_table(index=["representation", "seed"], columns="set", values="centred")
     print("centred mean of m_rel, set by set:\n" + means.to_string(float_format=lambda value: f"{value:.4f}"))
-    top = pairs.ranking(table[table["representation"] == "pooled"]).head(10)
+    top = stats.ranking(table[table["representation"] == "pooled"]).head(10)
     print("\nmost memorized images:\n" + top.drop(columns="row").to_string(index=False))
     print("\nweights (safetensors) and metrics of each encoder:")
     for number, folder in enumerate(folders):

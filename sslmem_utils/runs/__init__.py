@@ -211,12 +211,14 @@ class Run:
         return {name: made[name] for name in tables.ORIGIN if name in made}
 
     def _stale(self) -> str:
+        made = {str(car.get("result_version")) for car in self.sidecars.values()}
+        old = ", ".join(sorted(text for text in made if result_versions.is_older(text)))
         now = result_versions.current()
-        old = {car["result_version"] for car in self.sidecars.values() if car.get("result_version") != now}
-        if not old:
-            return ""
-        made = ", ".join(sorted(map(str, old)))
-        return f"These results were made with result version {made}; the code is at {now}. Run {self.command}"
+        return (
+            f"These results were made with result version {old}; the code is at {now}. Run {self.command}"
+            if old
+            else ""
+        )
 
 
 def describe(facts: dict[str, Any], profile: str, params: dict[str, Any], seconds: float, committed: bool) -> str:

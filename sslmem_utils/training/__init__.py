@@ -16,11 +16,12 @@ from .loop import Source, batches, run, stream
 from .monitor import Monitor, knn_accuracy, spread
 from .ranks import here, join
 from .several import train_all
-from .single import KIND, Progress, compute_here, key, load, resolved, train
+from .single import KIND, Inputs, Progress, compute_here, inputs, key, load, resolved, train
 from .state import Training, learning_rate
 
 __all__ = [
     "KIND",
+    "Inputs",
     "Monitor",
     "Progress",
     "Source",
@@ -28,6 +29,7 @@ __all__ = [
     "batches",
     "compute_here",
     "here",
+    "inputs",
     "join",
     "key",
     "knn_accuracy",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 from lightly.utils.debug import std_of_l2_normalized
@@ -13,8 +14,6 @@ from torch import Tensor
 
 from ..data import ImageSet
 from ..methods import Method
-from ..specs import TrainSpec
-from ..splits import Split
 
 BANK, QUERIES = 5000, 1000  # images at most: enough to see a trend, a second on a GPU
 NEIGHBOURS = 20
@@ -32,10 +31,12 @@ class Monitor:
     every: int
 
     @staticmethod
-    def of(images: ImageSet, split: Split, spec: TrainSpec, every: int) -> Monitor | None:
-        """A monitor that looks every so many epochs and at the last; None for 0, or where no images are left for it."""
-        bank = torch.from_numpy(split.rows(*spec.sets)[:BANK])
-        queries = torch.from_numpy(split.rows("external")[:QUERIES])
+    def of(images: ImageSet, trained: np.ndarray, external: np.ndarray, every: int) -> Monitor | None:
+        """A monitor that looks every so many epochs and at the last; None for 0, or where no images are left for it.
+
+        trained (n,), external (m,): rows of the images it learns from and of those it never sees.
+        """
+        bank, queries = torch.from_numpy(trained[:BANK]), torch.from_numpy(external[:QUERIES])
         if every == 0 or len(queries) == 0:
             return None
         return Monitor(images.rows(bank), images.labels[bank], images.rows(queries), images.labels[queries], every)

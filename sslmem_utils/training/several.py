@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -25,6 +25,7 @@ from ..store import Store
 from .ranks import speaks
 from .single import KIND, Progress, key, train
 
+Then = Callable[[TrainSpec, Store], object]
 _pool: ProcessPoolExecutor | None = None
 _events: Any = None  # queue from the workers: (number, epoch, epochs, metrics)
 
@@ -79,9 +80,12 @@ def _at_most_every_second(report: Progress) -> Progress:
     return progress
 
 
-def _train_in_worker(number: int, text: str, root: str, knn_every: int) -> None:
+def _train_in_worker(number: int, text: str, root: str, knn_every: int, then: Then | None) -> None:
     report = _at_most_every_second(lambda *event: _events.put((number, *event)))
-    train(TrainSpec.model_validate_json(text), Store(Path(root)), report, knn_every)
+    spec, store = TrainSpec.model_validate_json(text), Store(Path(root))
+    train(spec, store, report, knn_every)
+    if then is not None:
+        then(spec, store)
 
 
 class _Watch:
@@ -113,18 +117,22 @@ class _Watch:
             self.bar.close()
 
 
-def train_all(specs: Sequence[TrainSpec], store: Store | None = None, knn_every: int = 0) -> list[Path]:
+def train_all(
+    specs: Sequence[TrainSpec], store: Store | None = None, knn_every: int = 0, then: Then | None = None
+) -> list[Path]:
     """Train every encoder that is not stored yet; their folders in the order of `specs`.
 
     On a CPU they run in `paths.jobs()` processes; on a GPU one after the other, unless SSLMEM_JOBS says how many share
     it. When one fails, the others are finished and kept before its error is raised. `knn_every` as in `train`.
+    `then(spec, store)` follows each training in the same process, also for encoders that are stored already: a
+    function of a module, because it travels to other processes.
     """
     store = store or Store()
-    missing = [spec for spec in dict.fromkeys(specs) if store.get(KIND, _name(spec)) is None]
+    missing = [spec for spec in dict.fromkeys(specs) if then or store.get(KIND, _name(spec)) is None]
     jobs = min((paths.jobs(spec.compute.device) if spec.compute.processes == 1 else 1 for spec in missing), default=1)
     watch = _Watch(len(missing))
     try:
-        failed = (_in_parallel if min(jobs, len(missing)) > 1 else _in_turn)(missing, store, watch, knn_every)
+        failed = (_in_parallel if min(jobs, len(missing)) > 1 else _in_turn)(missing, store, watch, knn_every, then)
     finally:
         watch.close()
     if failed:
@@ -138,9 +146,11 @@ def train_all(specs: Sequence[TrainSpec], store: Store | None = None, knn_every:
     return [store.path(KIND, name) for name in names]
 
 
-def _in_parallel(specs: Sequence[TrainSpec], store: Store, watch: _Watch, knn_every: int) -> list[BaseException]:
+def _in_parallel(
+    specs: Sequence[TrainSpec], store: Store, watch: _Watch, knn_every: int, then: Then | None
+) -> list[BaseException]:
     pool, root = _workers(specs[0].compute.device), str(store.root)
-    arguments = ((number, spec.canonical(), root, knn_every) for number, spec in enumerate(specs, 1))
+    arguments = ((number, spec.canonical(), root, knn_every, then) for number, spec in enumerate(specs, 1))
     futures = {pool.submit(_train_in_worker, *some) for some in arguments}
     failed, total = [], len(futures)
     while futures:
@@ -153,11 +163,15 @@ def _in_parallel(specs: Sequence[TrainSpec], store: Store, watch: _Watch, knn_ev
     return failed
 
 
-def _in_turn(specs: Sequence[TrainSpec], store: Store, watch: _Watch, knn_every: int) -> list[BaseException]:
+def _in_turn(
+    specs: Sequence[TrainSpec], store: Store, watch: _Watch, knn_every: int, then: Then | None
+) -> list[BaseException]:
     failed: list[BaseException] = []
     for number, spec in enumerate(specs, 1):
         try:
             train(spec, store, _at_most_every_second(partial(watch.epoch, number)), knn_every)
+            if then is not None:
+                then(spec, store)
         except SSLMemError as error:
             failed.append(error)
         watch.finished(number, len(failed))

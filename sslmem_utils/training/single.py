@@ -6,14 +6,17 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from .. import data, encoders, methods, splits
+from .. import canaries, data, encoders, methods, splits
+from ..data import ImageSet
 from ..errors import SpecError, StoreError
 from ..methods import Method
 from ..specs import ComputeSpec, TrainSpec, ViewSpec, digest
@@ -25,6 +28,7 @@ from .ranks import join
 from .state import Training
 
 KIND = "encoders"
+VERSIONS = ("views", "encoders", "methods", "training", "splits")
 CHECKPOINT_SECONDS = 20.0  # a kill loses at most this much work; writing a small encoder takes milliseconds
 Progress = Callable[[int, int, dict[str, float]], None]  # epoch, epochs, that epoch's metrics
 
@@ -65,7 +69,26 @@ def key(spec: TrainSpec, fingerprint: str) -> str:
     """Where the encoder of this spec is stored. Pretrained weights count by their content, wherever they lie."""
     spec = resolved(spec)
     spec = spec.but(encoder=spec.encoder.but(weights=encoders.weights_digest(spec.encoder) or None))
-    return digest(spec.key(), fingerprint, version_of("views", "encoders", "methods", "training", "splits"))
+    marks = [data.load(plant.dataset).fingerprint for plant in spec.plants if plant.dataset is not None]
+    return digest(spec.key(), fingerprint, *marks, version_of(*VERSIONS, *(["canaries"] if spec.plants else [])))
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the spec of one encoder comes down to: the images with canaries planted, their four sets, what it sees."""
+
+    images: ImageSet
+    split: splits.Split
+    rows: np.ndarray  # of the images it trains on, sorted
+
+
+def inputs(spec: TrainSpec) -> Inputs:
+    """The images, sets and training rows of a spec. SplitError or DataError when they cannot be had."""
+    images = data.load(spec.dataset)
+    labels, mark = images.labels.numpy(), images.fingerprint
+    split = splits.draw(labels, spec.split, dataset=spec.dataset.name, fingerprint=mark)
+    rows = splits.subset(split.rows(*spec.sets), labels, spec.subset, fingerprint=mark)
+    return Inputs(canaries.plant(images, split, spec.plants), split, rows)
 
 
 def load(spec: TrainSpec, store: Store | None = None) -> Method | None:
@@ -97,8 +120,9 @@ def train(spec: TrainSpec, store: Store | None = None, progress: Progress | None
         if ranks.first:
             store.forget(KIND, name)  # a kill may have come between storing and forgetting
         return found or store.path(KIND, name)
-    split = splits.draw(images.labels.numpy(), spec.split, dataset=spec.dataset.name, fingerprint=images.fingerprint)
-    source = loop.Source.of(images, torch.from_numpy(split.rows(*spec.sets)))
+    given = inputs(spec)
+    images, split = given.images, given.split
+    source = loop.Source.of(images, torch.from_numpy(given.rows))
     if methods.METHODS.get(spec.method.name).labelled and int(source.labels.min()) < 0:
         raise SpecError(f"{spec.method.name} needs labels, and {spec.dataset.name} has images without; label them.")
     with store.lock(KIND, name) if ranks.first else nullcontext():
@@ -119,7 +143,7 @@ def train(spec: TrainSpec, store: Store | None = None, progress: Progress | None
                 write_atomic(checkpoint, lambda file: _save(state.tensors(), file, name))
                 saved = time.monotonic()
 
-        loop.run(state, source, after_epoch, Monitor.of(images, split, spec, knn_every), ranks)
+        loop.run(state, source, after_epoch, Monitor.of(images, given.rows, split.external, knn_every), ranks)
         if ranks.first:
             meta = {
                 "spec": json.loads(spec.canonical()),

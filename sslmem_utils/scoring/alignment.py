@@ -1,9 +1,4 @@
-"""From encoders to scores: alignment tables, and every estimator as a function of alignments and inclusion.
-
-The stored unit is one encoder's alignment table under one setting (`align`). A score never trains anything: it
-combines rows of the alignment matrix `A[encoder, image]` by the inclusion mask `M[encoder, image]`, which says whether
-the image was in that encoder's training data. Definition and sets: arXiv 2401.12233, section 3.
-"""
+"""Alignment tables: the loss of every image under one encoder, from the views that all encoders share."""
 
 from __future__ import annotations
 
@@ -15,19 +10,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .errors import DataError, SpecError
-from .specs import ScoreSpec, ViewSpec, seed_of
-from .splits import Split
-from .views import mask as draw_mask
-from .views import views as draw_views
+from ..errors import DataError, SpecError
+from ..specs import ScoreSpec, ViewSpec, seed_of
+from ..views import mask as draw_mask
+from ..views import views as draw_views
 
 # Rows of one forward pass. Every pass has exactly this many rows (the last one is padded), because matrix kernels
 # choose their order of summation by shape: with one shape an image's features cannot depend on its neighbours.
 BLOCK = 320
-COLUMNS = ["index", "label", "set", "align_f", "align_g", "m", "m_rel", "m_range", "se_views", "se_seeds", "z"]
 
 
-# ---------------------------------------------------------------- alignment of one image
 def _distances(a: Float[Tensor, "n p d"], b: Float[Tensor, "n q d"], distance: str) -> Float[Tensor, "n p q"]:
     """All distances between the rows of `a` and of `b`; exactly 0 between equal rows, which a Gram form is not."""
     if distance in ("cosine", "angular"):
@@ -91,7 +83,6 @@ def jackknife(without: np.ndarray) -> np.ndarray:
     return np.sqrt((k - 1) / k * np.square(centred).sum(-1))
 
 
-# ---------------------------------------------------------------- alignment table of one encoder
 def _blocks(
     model: torch.nn.Module, x: Tensor, representation: str, hidden: Bool[Tensor, "b t"] | None = None
 ) -> Float[Tensor, "b d"]:
@@ -154,70 +145,3 @@ def align(
     table = pd.DataFrame({"row": rows, "align": joined["align"], "se_views": jackknife(without), **joined})
     left_out = {f"without_{j:02d}": without[:, j] for j in range(spec.views)}
     return pd.concat([table.loc[:, ~table.columns.duplicated()], pd.DataFrame(left_out)], axis=1)
-
-
-# ---------------------------------------------------------------- estimators of A and M
-def pair(a: Float[np.ndarray, "2 n"], member: Bool[np.ndarray, "2 n"]) -> Float[np.ndarray, " n"]:
-    """The paper's estimator: align(g, x) - align(f, x), rows of `a` being f and g. Defined for every image."""
-    if a.shape[0] != 2 or member.shape != a.shape:
-        raise SpecError(f"pair needs the alignments of one f and one g and their mask, found shape {a.shape}.")
-    return a[1] - a[0]
-
-
-def mirrored(a: Float[np.ndarray, "2 n"], member: Bool[np.ndarray, "2 n"]) -> Float[np.ndarray, " n"]:
-    """The same pair used twice: candidates as above, independents with the roles swapped, each centred on S_E.
-
-    Centring removes a global offset between f and g, which would count with opposite signs in the two halves. NaN for
-    images in both or neither training set.
-    """
-    m = pair(a, member)
-    in_f, in_g = member
-    outside = ~in_f & ~in_g
-    if not outside.any():
-        raise SpecError("mirrored centres on images that neither encoder has seen, found none; keep an external set.")
-    m = m - m[outside].mean()
-    return np.select([in_f & ~in_g, in_g & ~in_f], [m, -m], np.nan)
-
-
-# ---------------------------------------------------------------- score table
-def membership(split: Split, rows: np.ndarray) -> Bool[np.ndarray, "2 n"]:
-    """Inclusion mask of f and g for `rows`: f saw shared and candidate, g shared and independent."""
-    trained_on = split.rows("shared", "candidate"), split.rows("shared", "independent")
-    return np.stack([np.isin(rows, members) for members in trained_on])
-
-
-def score_table(f: pd.DataFrame, g: pd.DataFrame, split: Split, index: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
-    """Score every image of two alignment tables of the same images and views.
-
-    index, labels: of the whole dataset, looked up by row. Columns as in COLUMNS plus `row` and `mirrored`:
-    `m` raw (units of the distance); `m_rel` = (align_g - align_f) / (align_g + align_f), 0 where both are 0; `m_range`:
-    m over its range in the scored set (the paper's normalisation, never for comparing encoders); `se_views` jackknife
-    over the common views; `se_seeds` and `z` are empty with one pair: seed noise not measured.
-    """
-    if not np.array_equal(f["row"], g["row"]):
-        raise SpecError("f and g must be aligned on the same images in the same order; align both on the same rows.")
-    rows = f["row"].to_numpy()
-    a = np.stack([f["align"], g["align"]])
-    member = membership(split, rows)
-    m, total = pair(a, member), a.sum(0)
-    without = [column for column in f.columns if column.startswith("without_")]
-    names = split.names()
-    span = np.ptp(m)
-    table = pd.DataFrame(
-        {
-            "row": rows,
-            "index": index[rows],
-            "label": labels[rows],
-            "set": [names.get(int(row), "") for row in rows],
-            "align_f": a[0],
-            "align_g": a[1],
-            "m": m,
-            "m_rel": np.divide(m, total, out=np.zeros_like(m), where=total > 0),
-            "m_range": m / span if span > 0 else np.zeros_like(m),
-            "se_views": jackknife(g[without].to_numpy() - f[without].to_numpy()),
-            "se_seeds": np.nan,
-            "z": np.nan,
-        }
-    )
-    table["mirrored"] = mirrored(a, member) if (~member).all(0).any() else np.nan
-    return table
