@@ -31,7 +31,7 @@ book: env ## render the book from the committed results; computes nothing
 
 test: env ## run the tests
 	@echo "==> running the tests with $(WORKERS) workers of one thread each"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 bench: env ## measure speeds against the usual pipeline, under 10 minutes; ARGS='--only views' measures one line
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks $(ARGS)
