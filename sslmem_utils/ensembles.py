@@ -107,13 +107,15 @@ def truth_of(found: Ensemble) -> Truth:
     return Truth(found.rows[part], np.stack(each))
 
 
-def against(truth: Truth, found: Ensemble, estimator: str, encoders: Sequence[int]) -> pd.DataFrame:
+def against(
+    truth: Truth, found: Ensemble, estimator: str, encoders: Sequence[int], nearness: np.ndarray | None = None
+) -> pd.DataFrame:
     """Agreement of an estimator with the truth as a function of compute: one row for each block of so many encoders.
 
     `found` is an ensemble of `replicated` (estimators "replicated", and the rivals "align_f" and "align_g", which train
     every other encoder only) or of `subsampled` ("subsampled"). Columns: estimator, encoders, seed (the block), rho
-    (Spearman with the truth), reliability (mean Spearman between blocks of this size; NaN for one block). SpecError for
-    an estimator that is none of these.
+    (Spearman with the truth), reliability (mean Spearman between blocks of this size; NaN for one block). `nearness` is
+    handed to `scoring.subsampled`. SpecError for an estimator that is none of these.
     """
     if estimator not in ESTIMATORS:
         raise SpecError(f"estimator must be one of {', '.join(ESTIMATORS)}, found {estimator!r}; choose one of them.")
@@ -121,7 +123,11 @@ def against(truth: Truth, found: Ensemble, estimator: str, encoders: Sequence[in
     for count in encoders:
         size = count * 2 if estimator in ALONE else count
         blocks = [slice(first, first + size) for first in range(0, len(found.a) - size + 1, size)]
-        values = np.stack([_estimate(estimator, found, block)[at] for block in blocks]) if blocks else np.empty((0, 1))
+        values = (
+            np.stack([_estimate(estimator, found, block, nearness)[at] for block in blocks])
+            if blocks
+            else np.empty((0, 1))
+        )
         rel = stats.reliability(values).single if len(blocks) > 1 else np.nan
         for number, one in enumerate(values):
             rows.append(
@@ -130,14 +136,40 @@ def against(truth: Truth, found: Ensemble, estimator: str, encoders: Sequence[in
     return pd.DataFrame(rows).assign(estimator=estimator)
 
 
+def rivals_against(truth: Truth, table: pd.DataFrame) -> pd.DataFrame:
+    """Agreement of every rival (columns of `rivals.table`) with the truth, with its interval over images.
+
+    Columns: estimator, rho (Spearman), low, high (bootstrap over images, 95 %). Rivals without a value are left out.
+    """
+    from scipy.stats import bootstrap
+
+    table, rows = table.set_index("row").loc[truth.rows], []
+    for name in table.columns.drop("set"):
+        values = table[name].to_numpy(float)
+        if not np.isfinite(values).all() or np.ptp(values) == 0:
+            continue
+        found = bootstrap(
+            (values, truth.score),
+            stats.spearman,
+            paired=True,
+            vectorized=False,
+            n_resamples=500,
+            method="percentile",
+            rng=0,
+        ).confidence_interval
+        rho = {"rho": stats.spearman(values, truth.score), "low": float(found.low), "high": float(found.high)}
+        rows.append({"estimator": name, **rho})
+    return pd.DataFrame(rows)
+
+
 ALONE = ("align_f", "align_g")
 ESTIMATORS = ("replicated", "subsampled", *ALONE)
 
 
-def _estimate(estimator: str, found: Ensemble, block: slice) -> Float[np.ndarray, " n"]:
+def _estimate(estimator: str, found: Ensemble, block: slice, nearness: np.ndarray | None) -> Float[np.ndarray, " n"]:
     a, member = found.a[block], found.member[block]
     if estimator == "subsampled":
-        return scoring.subsampled(a, member, relative=True).score
+        return scoring.subsampled(a, member, relative=True, nearness=nearness).score
     f, g = a[0::2], a[1::2]
     if estimator in ALONE:
         return -f.mean(0) if estimator == "align_f" else g.mean(0)

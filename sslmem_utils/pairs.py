@@ -40,31 +40,42 @@ def pair_specs(
     return f, g if coupled else g.but(seed=start + 1)
 
 
-def alignment(spec: TrainSpec, score: ScoreSpec, store: Store | None = None) -> pd.DataFrame:
+def alignment(
+    spec: TrainSpec, score: ScoreSpec, store: Store | None = None, *, on: TrainSpec | None = None
+) -> pd.DataFrame:
     """The stored alignment table of a trained encoder on every image of its split; computed when missing.
 
-    Columns as `scoring.align`. Raises SpecError when the encoder was not trained yet.
+    `on` names another experiment whose images are aligned, in its views: an encoder trained on other data can then
+    stand in for g. Columns as `scoring.align`. Raises SpecError when the encoder was not trained yet.
     """
-    store, score = store or Store(), _with_views(score, spec)
-    images = data.load(spec.dataset)
-    encoder = training.key(spec, images.fingerprint)
+    other = on is not None and on != spec
+    store, on = store or Store(), on or spec
+    score = _with_views(score, on)
+    encoder = training.key(spec, data.load(spec.dataset).fingerprint)
+    name = _name(encoder, score)
+    if other:
+        name = digest(name, on.split.key(), [one.key() for one in on.plants], data.load(on.dataset).fingerprint)
 
     def write(folder: Path) -> None:
-        model, given = _loaded(spec, store), training.inputs(spec)
-        rows = given.split.rows(*SETS)
-        table = scoring.align(
-            model,
-            given.images.images,
-            images.ids,
-            score,
-            view=score.view,
-            fingerprint=given.images.fingerprint,
-            rows=rows,
-        )
+        table = align_on(_loaded(spec, store), score, on)
         table.to_parquet(folder / "alignment.parquet", index=False)
 
     meta = {"encoder": encoder, "score": score.model_dump(mode="json")}
-    return pd.read_parquet(store.compute(ALIGNMENTS, _name(encoder, score), write, meta) / "alignment.parquet")
+    return pd.read_parquet(store.compute(ALIGNMENTS, name, write, meta) / "alignment.parquet")
+
+
+def align_on(model: Method, score: ScoreSpec, on: TrainSpec) -> pd.DataFrame:
+    """Alignment table of any model on every image of the split of `on`, in its views; not stored."""
+    score, given = _with_views(score, on), training.inputs(on)
+    images, rows = given.images, given.split.rows(*SETS)
+    return scoring.align(
+        model, images.images, images.ids, score, view=score.view, fingerprint=images.fingerprint, rows=rows
+    )
+
+
+def untrained(spec: TrainSpec) -> Method:
+    """The encoder of a spec with its heads as they are before the first step, in evaluation mode."""
+    return training.Training.start(training.resolved(spec), data.load(spec.dataset).shape).model.eval()
 
 
 def align_all(

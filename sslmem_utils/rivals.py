@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
-from . import pairs, recipes, scoring, stats, training, views
+from . import pairs, recipes, stats, training, views
 from .data import ImageSet
 from .methods import Batch, Method
 from .specs import SETS, MethodSpec, ScoreSpec, TrainSpec, ViewSpec, digest, seed_of
@@ -74,7 +74,7 @@ def _table(f: TrainSpec, g: TrainSpec, given: training.Inputs, score: ScoreSpec,
     images, split = given.images, given.split
     rows, names = split.rows(*SETS), split.names()
     align_f, align_g = (pairs.alignment(spec, score, store)["align"].to_numpy() for spec in (f, g))
-    untrained = _align_untrained(g, images, rows, score)
+    untrained = pairs.align_on(pairs.untrained(g), score, g)["align"].to_numpy()
     of_f, of_g = (training.load(spec, store) for spec in (f, g))
     features = outputs(lambda x: of_f.features(x, score.representation), of_f, images, rows)
     if score.normalize:
@@ -99,14 +99,6 @@ def _table(f: TrainSpec, g: TrainSpec, given: training.Inputs, score: ScoreSpec,
 
 def _relative(part: np.ndarray, whole: np.ndarray) -> Float64[np.ndarray, " n"]:
     return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
-
-
-def _align_untrained(g: TrainSpec, images: ImageSet, rows: np.ndarray, score: ScoreSpec) -> Float64[np.ndarray, " n"]:
-    """Alignment under g as it was before its first step."""
-    model = training.Training.start(training.resolved(g), images.shape).model
-    view = score.view if score.view is not None else g.view
-    found = scoring.align(model, images.images, images.ids, score, view=view, fingerprint=images.fingerprint, rows=rows)
-    return found["align"].to_numpy()
 
 
 @torch.no_grad()

@@ -112,6 +112,25 @@ def test_intervals_of_replicated_scores_cover_the_truth(seeds: int, relative: bo
     assert 0.92 <= covered <= 0.98, covered
 
 
+def test_what_the_neighbours_explain_is_taken_out_of_subsampled_scores() -> None:
+    rng, t, n = np.random.default_rng(5), 40, 60
+    member = np.concatenate([thirds(t, n, 0, rng), np.zeros((t, 20), dtype=bool)], axis=1)
+    nearness = rng.random((n + 20, n + 20)) ** 8
+    weight = np.where(np.eye(n + 20, dtype=bool) | ~member.any(0), 0, nearness)
+    truth, base = rng.normal(1, 0.2, n + 20), rng.normal(5, 1, n + 20)
+    a = base + truth * ~member - 6 * (member @ weight.T) / weight.sum(1) + rng.normal(0, 0.2, member.shape)
+    inside = member.any(0)
+    plain, less = (scoring.subsampled(a, member, standardise=False, nearness=one) for one in (None, nearness))
+    errors = [(found.score - truth)[inside] for found in (plain, less)]
+    assert abs(errors[1].mean()) < 0.03 and errors[1].std() < 0.4 * errors[0].std()
+    assert np.median(less.se[inside]) < 0.5 * np.median(plain.se[inside])
+    np.testing.assert_allclose(  # nothing is near anything: nothing is taken out
+        scoring.subsampled(a, member, nearness=np.zeros_like(nearness)).score, scoring.subsampled(a, member).score
+    )
+    with pytest.raises(SpecError, match="for 80 images, found shape"):
+        scoring.subsampled(a, member, nearness=nearness[:3])
+
+
 @pytest.mark.parametrize("t", [8, 40])
 def test_intervals_of_subsampled_scores_cover_the_truth_despite_offsets_of_the_encoders(t: int) -> None:
     rng, n, outside = np.random.default_rng(t), 2000, 1000

@@ -91,15 +91,46 @@ def mirrored(a: Alignments, member: Members, *, relative: bool = False) -> Estim
     return replace(found, score=found.score * sign, se=found.se * abs(sign), noise=found.noise * abs(sign))
 
 
-def subsampled(a: Alignments, member: Members, *, relative: bool = False, standardise: bool = True) -> Estimate:
+def subsampled(
+    a: Alignments,
+    member: Members,
+    *,
+    relative: bool = False,
+    standardise: bool = True,
+    nearness: Float[np.ndarray, "m_ k_"] | None = None,
+) -> Estimate:
     """Mean alignment of encoders without x less that of encoders with x, each standardised on S_E (`standardised`).
 
     For encoders trained on random fractions of the images; it scores every image that some of them saw and some did
-    not, and gives NaN for the others. Feldman and Zhang's estimator (arXiv 2008.03703) for alignment.
+    not, and gives NaN for the others. Feldman and Zhang's estimator (arXiv 2008.03703) for alignment. `nearness` (n, n)
+    says how near images are to each other (`stats.nearness`): then what goes linearly with how much of an image's
+    neighbourhood the encoder saw is taken out first, with one slope for all images: a control variate, which leaves
+    the expected score as it is.
     """
     _check(a, member)
     values = standardised(a, member) if standardise else a
+    if nearness is not None:
+        values = _without_neighbours(values, member, nearness)
     return _contrast(_moments(values, ~member), _moments(values, member), relative)
+
+
+def _without_neighbours(values: np.ndarray, member: np.ndarray, nearness: np.ndarray) -> np.ndarray:
+    """Values less their regression on the share of each image's neighbourhood that the encoder was trained on."""
+    if nearness.shape != (values.shape[1],) * 2:
+        raise SpecError(
+            f"nearness must be (images, images) for {values.shape[1]} images, found shape {nearness.shape}; "
+            "compute it for the same rows."
+        )
+    weight = np.where(np.eye(len(nearness), dtype=bool) | ~member.any(0), 0, nearness)
+    total = weight.sum(1)
+    seen = np.divide(member @ weight.T, total, out=np.zeros_like(values), where=total > 0)
+    within = np.zeros_like(values), np.zeros_like(values)  # both centred among encoders with and without the image
+    for chosen in (member, ~member):
+        for part, numbers in zip(within, (values, seen), strict=True):
+            part += np.where(chosen, numbers - np.nan_to_num(_mean(numbers, chosen)), 0)
+    squares = np.square(within[1]).sum()
+    slope = (within[0] * within[1]).sum() / squares if squares > 0 else 0.0
+    return values - slope * (seen - seen.mean(0))
 
 
 def leave_one_out(

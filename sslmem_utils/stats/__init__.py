@@ -17,7 +17,7 @@ from .agreement import (
     spearman,
     top_overlap,
 )
-from .atypicality import atypicality, centroid_distance, knn_distance
+from .atypicality import atypicality, centroid_distance, knn_distance, nearness
 from .checks import Floats, Number, require
 from .components import Components, variance_components
 from .control import adjusted
@@ -62,6 +62,7 @@ __all__ = [
     "interval",
     "kendall",
     "knn_distance",
+    "nearness",
     "over_seeds",
     "paired_test",
     "paper_t_tests",

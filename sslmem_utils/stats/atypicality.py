@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import DataError, SpecError
-from .checks import Floats
+from .checks import Floats, Number
 
 
 def _pixels(images: ArrayLike) -> NDArray[np.floating]:
@@ -34,6 +34,20 @@ def knn_distance(images: ArrayLike, k: int = 5) -> Floats:
     `images` is (n, d) or (n, c, h, w); uint8 is scaled to [0, 1]. Larger is more atypical.
     """
     return _neighbours(images, k)[0].mean(axis=1).astype(np.float64)
+
+
+def nearness(images: ArrayLike, sharpness: Number = 16.0) -> Floats:
+    """How near every two images are, exp(-sharpness d^2 / median d^2) of Euclidean distances d in pixel space: (n, n).
+
+    In [0, 1], the diagonal 0. 16 was the best of 4, 8 and 16 on 224 digits, by a little. `images` as in `knn_distance`; n^2 numbers are held in memory.
+    """
+    from sklearn.metrics import pairwise_distances
+
+    squares = np.square(pairwise_distances(_pixels(images)).astype(np.float64))
+    middle = float(np.median(squares[~np.eye(len(squares), dtype=bool)]))
+    found = np.exp(-sharpness * squares / middle) if middle > 0 else np.ones_like(squares)
+    np.fill_diagonal(found, 0)
+    return found
 
 
 def centroid_distance(images: ArrayLike, labels: ArrayLike) -> Floats:
