@@ -53,7 +53,9 @@ def convergence(
         tips = line.iloc[[0, -1]].to_dict("records")
         texts = [f"{show(row['mean'], row['low'], row['high'])} at {row[x]:g}" for row in tips]
         said.append(f"{name} {' and '.join(texts)}".strip())
-    ticks = sorted(table[x].unique())
+    ticks: list[float] = []
+    for one in sorted(table[x].unique()):  # those that do not run into each other
+        ticks += [one] if not ticks or one > 1.45 * ticks[-1] else []
     axes.set_xscale("log")
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()

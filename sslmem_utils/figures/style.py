@@ -34,6 +34,9 @@ LABELS = {
     "knn_distance": "distance to the 5 nearest images",
     "centroid_distance": "distance to the class mean",
     "views": "views K",
+    "encoders": "encoders trained",
+    "occurrences": "occurrences in the training data",
+    "rho": "Spearman with leave-one-out",
     "pooled": "backbone (pooled)",
     "projector": "projector output",
 }

@@ -39,7 +39,8 @@ def knn_distance(images: ArrayLike, k: int = 5) -> Floats:
 def nearness(images: ArrayLike, sharpness: Number = 16.0) -> Floats:
     """How near every two images are, exp(-sharpness d^2 / median d^2) of Euclidean distances d in pixel space: (n, n).
 
-    In [0, 1], the diagonal 0. 16 was the best of 4, 8 and 16 on 224 digits, by a little. `images` as in `knn_distance`; n^2 numbers are held in memory.
+    In [0, 1], the diagonal 0. 16 was the best of 4, 8 and 16 on 224 digits, by a little. `images` as in
+    `knn_distance`; n^2 numbers are held in memory.
     """
     from sklearn.metrics import pairwise_distances
 
