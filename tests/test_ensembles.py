@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from sslmem_utils import data, ensembles, pairs, recipes, splits, training
+from sslmem_utils import data, ensembles, pairs, recipes, splits, stats, training
 from sslmem_utils.errors import SpecError, SplitError
 from sslmem_utils.specs import EncoderSpec, ScoreSpec, SubsetSpec, TrainSpec
 from sslmem_utils.store import Store
@@ -101,3 +102,65 @@ def test_an_ensemble_s_encoder_is_the_one_that_is_trained_alone(tmp_path: Path) 
 def test_rows_without_a_subset_are_left_alone() -> None:
     rows = np.array([1, 5, 9])
     assert splits.subset(rows, np.zeros(10, int), None, fingerprint="x") is rows
+
+
+# ---------------------------------------------------------------- against the truth
+def simulated(estimator: str, t: int = 40, n: int = 30, outside: int = 10) -> tuple[ensembles.Ensemble, np.ndarray]:
+    """Alignments with a known effect of training on an image; pairs see a second effect of their one split."""
+    rng = np.random.default_rng(7)
+    effect, base = rng.uniform(0.5, 2, n + outside), rng.uniform(8, 9, n + outside)
+    accident = rng.normal(0, 1, n + outside)
+    if estimator == "subsampled":
+        four = (np.arange(4)[:, None] % 2 == 0).repeat(n, axis=1)
+        member = np.concatenate([rng.permuted(four, axis=0) for _ in range(t // 4)])  # in and out in every four
+        member = np.concatenate([member, np.zeros((t, outside), dtype=bool)], axis=1)
+        a = base + effect * ~member
+    else:
+        member = np.zeros((t, n + outside), dtype=bool)
+        member[0::2, :n] = True
+        a = base + np.where(member, 0, effect + accident)
+    noisy = a + rng.normal(0, 0.15, a.shape)
+    rows = np.arange(100, 100 + n + outside)
+    return ensembles.Ensemble(noisy, member, rows, np.arange(t), np.zeros_like(a)), effect[:n] / (2 * base + effect)[:n]
+
+
+def test_agreement_with_the_truth_grows_with_the_blocks_and_stops_at_the_split() -> None:
+    found, truth = simulated("subsampled")
+    known = ensembles.Truth(found.rows[:30], np.stack([truth, truth]))
+    assert known.reliability == pytest.approx(1)
+    table = ensembles.against(known, found, "subsampled", [4, 20, 40])
+    assert table.groupby("encoders").size().to_dict() == {4: 10, 20: 2, 40: 1}
+    by_size = table.groupby("encoders")["rho"].mean()
+    assert by_size[4] < by_size[20] < by_size[40] and by_size[40] > 0.99
+    assert np.isnan(table.loc[table["encoders"] == 40, "reliability"]).all()
+    paired, _ = simulated("replicated")
+    of_pairs = ensembles.against(known, paired, "replicated", [2, 20])
+    whole = of_pairs[of_pairs["encoders"] == 20]
+    assert (whole["reliability"] > 0.98).all() and (whole["rho"] < 0.85).all(), "reliable, and not valid"
+    alone = ensembles.against(known, paired, "align_f", [1, 20])
+    assert alone.groupby("encoders").size().to_dict() == {1: 20, 20: 1}
+    with pytest.raises(SpecError, match="estimator must be one of"):
+        ensembles.against(known, paired, "median", [2])
+
+
+def test_rivals_that_have_no_value_are_left_out() -> None:
+    rows, wanted = np.arange(12)[::-1], np.arange(12.0)
+    truth = ensembles.Truth(rows, np.stack([wanted, wanted]))
+    values = np.where(np.arange(12) == 0, 5.5, -np.arange(12.0))  # in the opposite order of rows, one of them moved
+    scores = {"row": range(12), "set": "candidate", "el2n": np.nan, "align_g": values, "one": 1.0}
+    found = ensembles.rivals_against(truth, pd.DataFrame(scores))
+    assert found["estimator"].tolist() == ["align_g"] and found["rho"].item() == pytest.approx(1)  # row 0 stays first
+    assert found["low"].item() <= found["rho"].item() <= found["high"].item() + 1e-12
+
+
+def test_leave_one_out_truth_of_trained_encoders(tmp_path: Path) -> None:
+    points = training.inputs(base()).split.candidate[:3]
+    specs = ensembles.leave_one_out(base(), points, seeds=[0, 1])
+    found = ensembles.measure(specs, SETTINGS[:1], Store(tmp_path))[0]
+    truth = ensembles.truth_of(found)
+    assert truth.rows.tolist() == points.tolist() and truth.by_seed.shape == (2, 3)
+    at = [found.rows.tolist().index(row) for row in points]
+    a = found.a[3:, at]  # the second seed: encoder k saw all points but the k-th
+    out, inside = np.diag(a), (a.sum(0) - np.diag(a)) / 2
+    np.testing.assert_allclose(truth.by_seed[1], (out - inside) / (out + inside))
+    assert truth.reliability == pytest.approx(stats.split_half(truth.by_seed).mean, nan_ok=True)

@@ -56,3 +56,30 @@ def test_pictures_and_class_names_are_those_of_the_rows() -> None:
     assert found["class"].tolist() == [images.classes[label] for label in rows["label"]]
     assert found[["c", "h", "w"]].to_numpy().tolist() == [[1, 8, 8]] * 2
     assert found["pixels"][0] == images.images[5].flatten().tolist()
+
+
+def test_replicas_share_a_split_and_nothing_else(tmp_path: Path) -> None:
+    store, base = Store(tmp_path), recipe("digits", **QUICK)
+    table = pairs.scores(base, [3], [ScoreSpec(views=3)], replicas=2, store=store)
+    one, two = (part.reset_index(drop=True) for _, part in table.groupby("replica"))
+    assert one["set"].equals(two["set"]) and not np.isclose(one["align_f"], two["align_f"]).any()
+    alone = pairs.scores(base, [3], [ScoreSpec(views=3)], store=store)
+    assert "replica" not in alone and alone["set"].equals(one["set"])
+    seeds = [spec.seed for replica in range(2) for spec in pairs.pair_specs(base, 3, replica=replica, replicas=2)]
+    assert seeds == [12, 13, 14, 15]
+
+
+def test_an_encoder_of_other_data_is_aligned_on_these(tmp_path: Path, imported: str) -> None:
+    store, here = Store(tmp_path / "store"), recipe("digits", **QUICK, encoder="mlp")
+    other = recipe(imported, **QUICK, encoder="mlp")
+    for spec in (here, other):
+        pairs.training.train(spec, store)
+    own, table = (
+        pairs.alignment(here, ScoreSpec(views=3), store),
+        pairs.alignment(other, ScoreSpec(views=3), store, on=here),
+    )
+    assert table["row"].equals(own["row"]) and not np.isclose(table["align"], own["align"]).any()
+    again = pairs.align_on(pairs.training.load(other, store), ScoreSpec(views=3), here)
+    pd.testing.assert_frame_equal(again, table)
+    fresh = pairs.align_on(pairs.untrained(here), ScoreSpec(views=3), here)
+    assert not np.isclose(fresh["align"], own["align"]).all()

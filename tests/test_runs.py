@@ -257,6 +257,12 @@ def test_older_results_say_so(shown: list[dict], monkeypatch: pytest.MonkeyPatch
     assert "Older than the code" in shown[-1]["text/html"] and "views0" in shown[-1]["text/html"]
 
 
+def test_results_are_not_older_than_a_module_that_came_later() -> None:
+    now = versions.current()
+    assert not versions.is_older(now) and not versions.is_older(versions.version_of("views", "stats"))
+    assert versions.is_older(now.replace("views", "views9")) and versions.is_older("unknown1")
+
+
 def test_a_wrong_checksum_is_found(shown: list[dict], monkeypatch: pytest.MonkeyPatch) -> None:
     run = rendered(monkeypatch)
     file = run.source / "points.parquet"

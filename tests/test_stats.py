@@ -336,3 +336,10 @@ def test_the_ranking_is_the_mean_over_measurements() -> None:
     assert found["score"].tolist() == pytest.approx([0.4, 0.15])
     assert found["se"].tolist() == pytest.approx([0.1, 0.05])
     assert found["p_top"].tolist()[0] == pytest.approx(1.0)
+
+
+def test_nearness_by_hand() -> None:
+    found = stats.nearness(np.array([[0.0], [1.0], [3.0]]), sharpness=2.0)  # squares 1, 9, 4: the median is 4
+    wanted = np.exp(-2 / 4 * np.array([[0, 1, 9], [1, 0, 4], [9, 4, 0]])) - np.eye(3)
+    np.testing.assert_allclose(found, wanted, atol=1e-12)
+    assert stats.nearness(np.zeros((3, 2))).tolist() == [[0, 1, 1], [1, 0, 1], [1, 1, 0]]

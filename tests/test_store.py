@@ -126,3 +126,13 @@ def test_a_read_only_store_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot write to .*choose another folder") as caught:
         put(Store(target / "store"))
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_removed_is_gone_and_can_be_computed_again(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for text in ("one", "two"):
+        store.compute("things", "k", lambda folder, text=text: (folder / "a.txt").write_text(text), {})
+        assert (store.get("things", "k") / "a.txt").read_text() == text
+        store.remove("things", "k")
+        assert store.get("things", "k") is None and not list((tmp_path / "unfinished").iterdir())
+    store.remove("things", "never stored")
