@@ -131,7 +131,7 @@ def test_agreement_with_the_truth_grows_with_the_blocks_and_stops_at_the_split()
     table = ensembles.against(known, found, "subsampled", [4, 20, 40])
     assert table.groupby("encoders").size().to_dict() == {4: 10, 20: 2, 40: 1}
     by_size = table.groupby("encoders")["rho"].mean()
-    assert by_size[4] < by_size[20] < by_size[40] and by_size[40] > 0.99
+    assert by_size[4] < by_size[20] < by_size[40] and by_size[40] > 0.97
     assert np.isnan(table.loc[table["encoders"] == 40, "reliability"]).all()
     paired, _ = simulated("replicated")
     of_pairs = ensembles.against(known, paired, "replicated", [2, 20])
