@@ -114,8 +114,9 @@ def against(
 
     `found` is an ensemble of `replicated` (estimators "replicated", and the rivals "align_f" and "align_g", which train
     every other encoder only) or of `subsampled` ("subsampled"). Columns: estimator, encoders, seed (the block), rho
-    (Spearman with the truth), reliability (mean Spearman between blocks of this size; NaN for one block). `nearness` is
-    handed to `scoring.subsampled`. SpecError for an estimator that is none of these.
+    (Spearman with the truth), reliability (mean Spearman between blocks of this size; NaN for one block), disattenuated
+    (rho without the noise of both; NaN likewise). `nearness` is handed to `scoring.subsampled`. SpecError for an
+    estimator that is none of these.
     """
     if estimator not in ESTIMATORS:
         raise SpecError(f"estimator must be one of {', '.join(ESTIMATORS)}, found {estimator!r}; choose one of them.")

@@ -49,10 +49,12 @@ def pilot(seeds: int, n: int, rng: np.random.Generator, noise: float = 1.0, view
 def repeated(pairs: int, views: int, rng: np.random.Generator, n: int = 40_000) -> float:
     """Spearman between two repetitions of the whole experiment of `pilot`."""
     truth, ends = rng.normal(size=n), []
-    for _ in range(2):
-        noise = 1 / views + (1 + 4 / views) / pairs
-        ends.append(truth + math.sqrt(noise) * rng.normal(size=n))
-    return stats.spearman(*ends)
+    times = [rng.binomial(pairs, 2 / 3, n) if pairs > 1 else np.ones(n) for _ in range(2)]  # as `pilot` measures
+    measured = np.minimum(*times) > 0
+    for count in times:
+        noise = 1 / views + (1 + 4 / views) / np.maximum(count, 1)
+        ends.append(truth + np.sqrt(noise) * rng.normal(size=n))
+    return stats.spearman(*(one[measured] for one in ends))
 
 
 # ---------------------------------------------------------------- components

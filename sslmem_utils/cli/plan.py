@@ -26,6 +26,8 @@ def plan(
     from .. import stats
     from ..runs.display import aligned
 
+    if not 0 < reliability < 1:
+        raise SpecError(f"the reliability to reach must lie between 0 and 1, found {reliability:g}; use 0.9.")
     table = _read(scores)
     if "representation" in table:
         known = list(map(str, table["representation"].unique()))

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..errors import DataError, SpecError
 from ..specs import SETS
-from ..stats import require
+from ..stats import finite, require
 
 LEVELS = (0.01, 0.05, 0.10)
 
@@ -63,11 +63,10 @@ def removal(
     some = table if of is None else table[table["set"] == of]
     if some.empty:
         raise DataError(f"no image is in the set {of!r}, found {', '.join(sorted(set(table['set'])))}; choose one.")
-    if bad := int((~np.isfinite(some[column].to_numpy(float))).sum()):
-        raise DataError(
-            f"{column} must be finite, found {bad} of {len(some)} that are not; choose another column or set."
-        )
-    if per_class and (some["label"] < 0).any():
+    finite(some[column], column)
+    if some["index"].duplicated().any():
+        raise DataError("a list needs one score an image, found several of some; average or select seeds first.")
+    if per_class and not (pd.to_numeric(some["label"], errors="coerce") >= 0).all():
         raise DataError("a list per class needs labels, found images without one; label them or leave classes aside.")
     order = some.sort_values(column, ascending=False, kind="stable")
     groups = [part for _, part in order.groupby("label")] if per_class else [order]

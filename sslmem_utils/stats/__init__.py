@@ -18,7 +18,7 @@ from .agreement import (
     top_overlap,
 )
 from .atypicality import atypicality, centroid_distance, knn_distance, nearness
-from .checks import Floats, Number, require
+from .checks import Floats, Number, finite, require
 from .components import Components, variance_components
 from .control import adjusted
 from .effects import auc, cliffs_delta, cohens_d, density, paper_t_tests
@@ -57,6 +57,7 @@ __all__ = [
     "detectable",
     "disattenuated",
     "disattenuated_interval",
+    "finite",
     "hierarchical",
     "holm",
     "interval",

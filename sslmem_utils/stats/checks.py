@@ -16,7 +16,10 @@ Number = float | int
 
 def finite(values: ArrayLike, name: str) -> Floats:
     """The values as a flat float64 array; raises DataError when there are none or one is not finite."""
-    array = np.asarray(values, dtype=np.float64).ravel()
+    try:
+        array = np.asarray(values, dtype=np.float64).ravel()
+    except (TypeError, ValueError):
+        raise DataError(f"{name} must be numbers, found text or other values; write the table anew.") from None
     if array.size == 0:
         raise DataError(f"{name} need at least one number, found none; check the sets and seeds of the table.")
     if bad := int((~np.isfinite(array)).sum()):

@@ -26,6 +26,7 @@ class Plan:
     pairs: int  # pairs of encoders in the pilot, each with its own seed
     images: int  # images measured by two of them or more
     views: int  # K of the pilot
+    share: float  # of the pairs that measure an image: those whose split makes it a candidate or an independent
 
     def _ratio(self, views: Number | None) -> float:
         if views is None or views == self.views:
@@ -71,10 +72,11 @@ class Plan:
         return Interval(self.pairs, values[0], sd, float(low), float(high))
 
 
-def _fewest(found: Components, target: Number, views: Number) -> float:
+def _fewest(found: Components, target: Number, views: Number, share: float) -> float:
     image, split, seed, of_views, rest = found.known().values()
     room = image * (1 - target) / target - of_views / views  # what is left for the noise that pairs average out
-    return max(1.0, float(math.ceil((split + seed + rest / views) / room - 1e-9))) if room > 0 else math.inf
+    times = (split + seed + rest / views) / room if room > 0 else math.inf  # measurements of an image
+    return max(1.0, float(math.ceil(times / share - 1e-9))) if room > 0 else math.inf
 
 
 def planner(
@@ -118,7 +120,7 @@ def planner(
         images = np.bincount(rng.integers(0, len(ones), len(ones)), minlength=len(ones)).astype(float)
         found = solve(values, plan, images, units)
         draws += [] if found is None else [found]
-    return Plan(components, tuple(draws), count, int((measured > 1).sum()), views)
+    return Plan(components, tuple(draws), count, int((measured > 1).sum()), views, float(measured.mean() / count))
 
 
 def _normal_scores(table: pd.DataFrame, column: str) -> pd.DataFrame:
