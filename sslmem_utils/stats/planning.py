@@ -42,7 +42,8 @@ class Plan:
     def reliability(self, pairs: Number = 1, views: Number | None = None) -> Interval:
         """Reliability (Spearman) of the mean over so many pairs with K = `views`, with its bootstrap interval."""
         ratio = self._ratio(views)
-        pearson = [one.reliability(splits=pairs, views=ratio) for one in (self.components, *self.draws)]
+        times = _measurements(pairs, self.share)
+        pearson = [one.reliability(splits=times, views=ratio) for one in (self.components, *self.draws)]
         return self._interval([6 / math.pi * math.asin(r / 2) for r in pearson])
 
     def pairs_for(self, target: Number, views: Number | None = None) -> Interval:
@@ -50,7 +51,7 @@ class Plan:
         if not 0 < target < 1:
             raise SpecError(f"the reliability to reach must lie between 0 and 1, found {target}; use 0.9.")
         ratio, pearson = self._ratio(views), 2 * math.sin(math.pi / 6 * target)
-        return self._interval([_fewest(one, pearson, ratio) for one in (self.components, *self.draws)])
+        return self._interval([_fewest(one, pearson, ratio, self.share) for one in (self.components, *self.draws)])
 
     def table(self, target: Number) -> pd.DataFrame:
         """One row for K/2, K, 2K and 4K views: reliability of one pair, pairs for `target` (low, high), encoders."""
@@ -75,8 +76,24 @@ class Plan:
 def _fewest(found: Components, target: Number, views: Number, share: float) -> float:
     image, split, seed, of_views, rest = found.known().values()
     room = image * (1 - target) / target - of_views / views  # what is left for the noise that pairs average out
-    times = (split + seed + rest / views) / room if room > 0 else math.inf  # measurements of an image
-    return max(1.0, float(math.ceil(times / share - 1e-9))) if room > 0 else math.inf
+    if room <= 0:
+        return math.inf
+    times = (split + seed + rest / views) / room  # measurements of an image
+    pairs = max(1, math.floor(times / share) - 2)
+    while _measurements(pairs, share) < times - 1e-9:
+        pairs += 1
+    return float(pairs)
+
+
+def _measurements(pairs: Number, share: float) -> float:
+    """Harmonic mean of how often an image is measured by so many pairs, of those measured at all (binomial)."""
+    if pairs > 500:
+        return pairs * share - (1 - share)  # the same to a thousandth
+    from scipy.stats import binom
+
+    times = np.arange(1, int(pairs) + 1)
+    chance = binom.pmf(times, int(pairs), share)
+    return float(chance.sum() / (chance / times).sum())
 
 
 def planner(
@@ -126,6 +143,9 @@ def planner(
 def _normal_scores(table: pd.DataFrame, column: str) -> pd.DataFrame:
     from scipy.special import ndtri
 
-    matrix = replications(table, column).pivot(index="seed", columns="index", values="score")
+    measured = replications(table, column)
+    if measured.duplicated(["seed", "index"]).any():
+        raise DataError("a plan needs one score an image and seed, found several; give replicas seeds of their own.")
+    matrix = measured.pivot(index="seed", columns="index", values="score")
     count = matrix.notna().sum(axis=1)
     return ndtri(matrix.rank(axis=1).sub(0.5).div(count, axis=0))
