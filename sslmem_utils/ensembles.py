@@ -124,16 +124,12 @@ def against(
     for count in encoders:
         size = count * 2 if estimator in ALONE else count
         blocks = [slice(first, first + size) for first in range(0, len(found.a) - size + 1, size)]
-        values = (
-            np.stack([_estimate(estimator, found, block, nearness)[at] for block in blocks])
-            if blocks
-            else np.empty((0, 1))
-        )
-        rel = stats.reliability(values).single if len(blocks) > 1 else np.nan
+        values = [_estimate(estimator, found, block, nearness)[at] for block in blocks]
+        rel = stats.reliability(np.stack(values)).single if len(values) > 1 else np.nan
         for number, one in enumerate(values):
-            rows.append(
-                {"encoders": count, "seed": number, "rho": stats.spearman(one, truth.score), "reliability": rel}
-            )
+            rho = stats.spearman(one, truth.score)
+            true = stats.disattenuated(rho, rel, truth.reliability)
+            rows.append({"encoders": count, "seed": number, "rho": rho, "reliability": rel, "disattenuated": true})
     return pd.DataFrame(rows).assign(estimator=estimator)
 
 

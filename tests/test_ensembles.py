@@ -133,6 +133,7 @@ def test_agreement_with_the_truth_grows_with_the_blocks_and_stops_at_the_split()
     by_size = table.groupby("encoders")["rho"].mean()
     assert by_size[4] < by_size[20] < by_size[40] and by_size[40] > 0.97
     assert np.isnan(table.loc[table["encoders"] == 40, "reliability"]).all()
+    assert table.loc[table["encoders"] == 4, "disattenuated"].mean() == pytest.approx(1, abs=0.03), "noise taken out"
     paired, _ = simulated("replicated")
     of_pairs = ensembles.against(known, paired, "replicated", [2, 20])
     whole = of_pairs[of_pairs["encoders"] == 20]
