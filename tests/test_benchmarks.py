@@ -24,12 +24,11 @@ from benchmarks import __main__ as command
 from benchmarks import cases, gpu, measure, precision, roofline, scoring, table, training, usual, views
 from benchmarks.cases import Case
 from sslmem_utils import book, figures, paths
-from sslmem_utils import scoring as scores
 from sslmem_utils import training as ours
 from sslmem_utils import views as our_views
 from sslmem_utils.errors import SpecError
 from sslmem_utils.methods import Batch
-from sslmem_utils.specs import ComputeSpec
+from sslmem_utils.specs import ComputeSpec, seed_of
 
 TINY = table.Effort(repeats=2, scale=0.02)
 MLP, CNN = Case("mlp", (1, 28, 28), batch=8, ours=2, usual=2), Case("cnn", (3, 32, 32), batch=4)
@@ -107,7 +106,7 @@ def test_the_official_score_is_our_comparison_with_the_clean_image() -> None:
     f, g = scoring.pair(MLP)
     images, _ = cases.pictures(MLP.shape, 3)
     mine = scoring.align((f, g), images, "anchor")
-    seed = scores.seed_of("score views", "benchmark", 0)
+    seed = seed_of("score views", "benchmark", 0)
     drawn = our_views.views(images, torch.arange(3), cases.GREY, torch.arange(scoring.K), seed)
     for row in range(3):
         given = iter(drawn[row].split(1))

@@ -7,7 +7,6 @@ from difflib import get_close_matches
 
 import torch
 from jaxtyping import Bool, Float
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from ..errors import SpecError
@@ -20,7 +19,7 @@ from .weights import weights_digest
 LAYER = "layer:"  # representation `layer:NAME`: the output of the module NAME of the encoder
 # Mean and deviation that pixels in [0, 1] are normalised with: constants rather than statistics of the data, so that
 # nothing about images that g never saw reaches g. Weights trained elsewhere need those they were trained with.
-PIXELS = {"half": ((0.5,), (0.5,)), "imagenet": (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)}
+PIXELS = {"half": ((0.5,), (0.5,)), "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
 
 
 class Encoder(nn.Module):

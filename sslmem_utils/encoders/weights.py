@@ -13,9 +13,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
-import timm
 import torch
-import torchvision
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -144,6 +142,8 @@ def _source(weights: str) -> Callable[[str], Offer] | None:
 
 
 def _timm(name: str) -> Offer:
+    import timm  # a second of import time, for those who need it
+
     try:
         offered = timm.get_pretrained_cfg(name)
     except RuntimeError:  # the architecture is known, the tag is not
@@ -158,6 +158,8 @@ def _timm(name: str) -> Offer:
 
 
 def _torchvision(name: str) -> Offer:
+    import torchvision
+
     try:
         offered = torchvision.models.get_weight(name)
         preset = offered.transforms()

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
-from lightly.utils.debug import std_of_l2_normalized
-from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from ..data import ImageSet
@@ -59,6 +57,8 @@ def spread(features: Float[Tensor, "n d"]) -> float:
 
     Near 1 when they fill the sphere, 0 when all images have collapsed into one point (arXiv 2011.10566).
     """
+    from lightly.utils.debug import std_of_l2_normalized  # here, because scikit-learn and this take seconds to import
+
     return float(std_of_l2_normalized(features)) * math.sqrt(features.shape[1])
 
 
@@ -70,6 +70,8 @@ def knn_accuracy(
     neighbours: int = NEIGHBOURS,
 ) -> float:
     """Share of queries (m, d) whose label their nearest rows of the bank (n, d) vote for; NaN without labels."""
+    from sklearn.neighbors import KNeighborsClassifier
+
     known, asked = labels >= 0, wanted >= 0
     if not known.any() or not asked.any() or not (bank.isfinite().all() and queries.isfinite().all()):
         return math.nan
