@@ -77,7 +77,7 @@ def _together(numbers: list[dict[str, float]]) -> dict[str, list[float]]:
 
 def accuracies(images: ImageSet, spec: TrainSpec, model: Method | None) -> dict[str, float]:
     """kNN and linear accuracy on external images from the training images' features (None: from pixels)."""
-    split = pairs.split_of(spec)
+    split = training.split_of(spec)
     rows = [torch.from_numpy(split.rows(*sets)) for sets in (spec.sets, ("external",))]
     wanted, asked = (images.labels[some] for some in rows)
     bank, queries = (_features(model, images.rows(some)) for some in rows)

@@ -65,5 +65,5 @@ def _candidates(pair: tuple[TrainSpec, TrainSpec], store: Store) -> pd.Series:
     """The candidates' scores of one pair."""
     images = data.load(pair[0].dataset)
     f, g = (pairs.alignment(spec, ScoreSpec(), store) for spec in pair)
-    scores = scoring.score_table(f, g, pairs.split_of(pair[0]), images.index, images.labels.numpy())
+    scores = scoring.score_table(f, g, training.split_of(pair[0]), images.index, images.labels.numpy())
     return scores.loc[scores["set"] == "candidate", "m_rel"]

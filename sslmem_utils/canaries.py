@@ -295,7 +295,7 @@ def collisions(spec: TrainSpec) -> pd.DataFrame:
     """
     from scipy.stats import hypergeom
 
-    n, rows = sum(getattr(spec.split, name) for name in spec.sets), []
+    n, rows = spec.images, []
     for number, one in enumerate(spec.plants):
         if one.kind in COPIED:
             seen = (one.source in spec.sets) + one.copies * (one.into in spec.sets)

@@ -31,7 +31,6 @@ class Ensemble:
     member: Bool[np.ndarray, "t n"]
     rows: Int[np.ndarray, " n"]  # of the dataset
     seed: Int[np.ndarray, " t"]  # training seed of each encoder
-    se_views: Float[np.ndarray, "t n"]
 
 
 def subsampled(base: TrainSpec, members: int, fraction: float = 0.5, seed: int = 0) -> list[TrainSpec]:
@@ -67,14 +66,13 @@ def measure(
     if len({(spec.dataset, spec.split, spec.plants) for spec in specs}) != 1:
         raise SpecError("the encoders of an ensemble must share dataset, split and canaries; change one at a time.")
     pairs.align_all(specs, score, store, keep=keep)
-    rows = training.inputs(specs[0]).split.rows(*SETS)
-    member = np.stack([np.isin(rows, training.inputs(spec).rows) for spec in specs])
+    rows = training.split_of(specs[0]).rows(*SETS)
+    member = np.stack([np.isin(rows, training.rows_of(spec)) for spec in specs])
     seeds = np.array([spec.seed for spec in specs])
     found = []
     for setting in score:
-        tables = [pairs.alignment(spec, setting, store) for spec in specs]
-        a, se = (np.stack([table[name].to_numpy() for table in tables]) for name in ("align", "se_views"))
-        found.append(Ensemble(a, member, rows, seeds, se))
+        a = np.stack([pairs.alignment(spec, setting, store)["align"].to_numpy() for spec in specs])
+        found.append(Ensemble(a, member, rows, seeds))
     return found
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from . import data, scoring, splits, stats, training
+from . import data, scoring, stats, training
 from .errors import SpecError
 from .methods import Method
 from .specs import SETS, DatasetSpec, ScoreSpec, TrainSpec, digest
@@ -83,7 +83,8 @@ def align_all(
 ) -> None:
     """Train and align every encoder under every setting, each in one process, unless it is stored.
 
-    Without `keep` the weights are removed once the alignments are there: ensembles of thousands need no more.
+    Without `keep` the weights of what is trained here are removed once the alignments are there: ensembles of
+    thousands need no more.
     """
     store, settings = store or Store(), tuple(score)
 
@@ -94,13 +95,18 @@ def align_all(
 
     found = [spec for spec in specs if missing(spec)]
     if found:
-        training.train_all(found, store, then=partial(_align, settings, keep))
+        held = frozenset() if keep else frozenset(spec.key() for spec in found if _held(spec, store))
+        training.train_all(found, store, then=partial(_align, settings, keep, held))
 
 
-def _align(settings: Sequence[ScoreSpec], keep: bool, spec: TrainSpec, store: Store) -> None:
+def _held(spec: TrainSpec, store: Store) -> bool:
+    return store.get(training.KIND, training.key(spec, data.load(spec.dataset).fingerprint)) is not None
+
+
+def _align(settings: Sequence[ScoreSpec], keep: bool, held: frozenset[str], spec: TrainSpec, store: Store) -> None:
     for setting in settings:
         alignment(spec, setting, store)
-    if not keep:
+    if not (keep or spec.key() in held):
         store.remove(training.KIND, training.key(spec, data.load(spec.dataset).fingerprint))
 
 
@@ -117,11 +123,6 @@ def _loaded(spec: TrainSpec, store: Store) -> Method:
     if model is None:
         raise SpecError("this encoder is not trained yet; call training.train(spec) first.")
     return model
-
-
-def split_of(spec: TrainSpec) -> splits.Split:
-    """The four sets of a spec's dataset."""
-    return training.inputs(spec).split
 
 
 def scores(
@@ -142,15 +143,16 @@ def scores(
         raise SpecError("an experiment needs at least one seed, found none; raise `seeds`.")
     store = store or Store()
     images = data.load(base.dataset)
-    split_of(training.resolved(base))  # sizes, names and options are checked before anything is trained
+    training.inputs(training.resolved(base))  # sizes, names and options are checked before anything is trained
     plan = [(seed, replica) for seed in seeds for replica in range(replicas)]
     pairs = [pair_specs(base, seed, coupled, replica, replicas) for seed, replica in plan]
     align_all([spec for pair in pairs for spec in pair], score, store)
     tables = []
     for (seed, replica), (f, g) in zip(plan, pairs, strict=True):
+        split = training.split_of(f)
         for setting in score:
             of_f, of_g = alignment(f, setting, store), alignment(g, setting, store)
-            table = scoring.score_table(of_f, of_g, split_of(f), images.index, images.labels.numpy())
+            table = scoring.score_table(of_f, of_g, split, images.index, images.labels.numpy())
             names = {"seed": seed, "representation": setting.representation}
             tables.append(table.assign(**names, **({"replica": replica} if replicas > 1 else {})))
     return pd.concat(tables, ignore_index=True)

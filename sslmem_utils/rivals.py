@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 
-from . import pairs, recipes, stats, training, views
+from . import pairs, recipes, scoring, stats, training, views
 from .data import ImageSet
 from .methods import Batch, Method
 from .specs import SETS, MethodSpec, ScoreSpec, TrainSpec, ViewSpec, digest, seed_of
@@ -87,7 +87,7 @@ def _table(f: TrainSpec, g: TrainSpec, given: training.Inputs, score: ScoreSpec,
             "set": [names[int(row)] for row in rows],
             "align_f": -align_f,
             "align_g": align_g,
-            "m_random": _relative(untrained - align_f, untrained + align_f),
+            "m_random": scoring.relative_to_sum(untrained, align_f),
             "knn_pixels": stats.knn_distance(images.rows(rows).numpy()),
             "knn_features": stats.knn_distance(features),
             "loss_gap": loss_g - loss_f,
@@ -95,10 +95,6 @@ def _table(f: TrainSpec, g: TrainSpec, given: training.Inputs, score: ScoreSpec,
     )
     found = found.merge(_supervised(f, given, store), on="row", how="left")
     return found[["row", "set", *NAMES]]
-
-
-def _relative(part: np.ndarray, whole: np.ndarray) -> Float64[np.ndarray, " n"]:
-    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
 
 
 @torch.no_grad()

@@ -261,11 +261,8 @@ class TrainSpec(Spec):
 
     @model_validator(mode="after")
     def _some_images(self) -> TrainSpec:
-        sizes = {name: getattr(self.split, name) for name in self.sets}
-        total = sum(sizes.values())
-        if self.subset is not None:
-            total = math.floor(total * self.subset.fraction) - len(self.subset.without)
-        if len(sizes) != len(self.sets) or total == 0:
+        total = self.images
+        if len(set(self.sets)) != len(self.sets) or total == 0:
             raise ValueError(f"sets must name different non-empty sets, found {self.sets} with {total} images")
         if self.batch > total:
             raise ValueError(f"batch ({self.batch}) exceeds the {total} training images; lower it to {total} or less")
@@ -281,6 +278,14 @@ class TrainSpec(Spec):
                 "change batch or processes"
             )
         return self
+
+    @property
+    def images(self) -> int:
+        """How many images it trains on; of a fraction, the least that a member of the ensemble gets."""
+        total = sum(getattr(self.split, name) for name in self.sets)
+        if self.subset is None:
+            return total
+        return math.floor(total * self.subset.fraction) - len(self.subset.without)
 
 
 class ScoreSpec(Spec):

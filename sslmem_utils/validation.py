@@ -26,7 +26,7 @@ def against_truth(
     Ensembles of up to `encoders` are compared with the truth of `seeds` seeds; they share neither its training seeds
     nor its views. Columns as `ensembles.against` and `ensembles.rivals_against`, and `truth`: its reliability.
     """
-    left_out = training.inputs(base).split.candidate[:points]
+    left_out = training.split_of(base).candidate[:points]
     plan = ensembles.leave_one_out(base, left_out, range(seeds))
     known = ensembles.truth_of(ensembles.measure(plan, [score], store)[0])
     pool, anew = base.but(sets=("shared", "candidate", "independent")), score.but(view_seed=score.view_seed + 1)
@@ -104,7 +104,7 @@ def references(
     f, g = pairs.pair_specs(base, seed, replicas=replicas)
     choices = {"trained alike": g, **{name: g.but(**changes) for name, changes in others.items()}}
     training.train_all([f, *choices.values()], store)
-    of_f, split = pairs.alignment(f, score, store).set_index("row")["align"], training.inputs(f).split
+    of_f, split = pairs.alignment(f, score, store).set_index("row")["align"], training.split_of(f)
     if not np.isin(split.candidate, wanted.index).all():
         raise SpecError("the wanted score must name every candidate of the split, found some without; score them all.")
     tables = {name: pairs.alignment(spec, score, store, on=g) for name, spec in choices.items()}

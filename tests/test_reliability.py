@@ -325,20 +325,3 @@ def test_scores_of_the_same_thing_agree_up_to_the_seed_ceiling() -> None:
     assert paired.ratio == pytest.approx(0.3, abs=0.12)
     with pytest.raises(DataError, match="2 replications of each score, found 1 and 4"):
         stats.seed_ceiling(same[0][:1], same[1])
-
-
-# ---------------------------------------------------------------- control variates
-def test_control_variates_remove_what_is_not_memorization_and_keep_what_is() -> None:
-    rng, n = np.random.default_rng(16), 2000
-    covariates = rng.normal(size=(n, 5)) * [1, 10, 0.1, 1, 1]
-    effect = np.repeat([0.5, 0.0], n // 2)  # candidates, then images of the reference
-    difference = effect + covariates @ [1, 0.1, 10, 0, 0] + 0.1 * rng.normal(size=n)
-    found = stats.adjusted(difference, covariates, effect == 0)
-    assert found[: n // 2].mean() == pytest.approx(0.5, abs=0.02)
-    assert found[: n // 2].std() == pytest.approx(0.1, rel=0.1) and difference.std() > 1
-    nothing = stats.adjusted(difference[:200], rng.normal(size=(200, 5)), np.arange(200) % 2 == 0)
-    assert stats.spearman(nothing, difference[:200]) > 0.9  # covariates that explain nothing change little
-    with pytest.raises(DataError, match="10 reference images or more, found 0"):
-        stats.adjusted(difference, covariates, np.zeros(n, dtype=bool))
-    with pytest.raises(DataError, match="give one row for each image"):
-        stats.adjusted(difference, covariates[:5], effect == 0)

@@ -20,7 +20,6 @@ from .agreement import (
 from .atypicality import atypicality, centroid_distance, knn_distance, nearness
 from .checks import Floats, Number, finite, require
 from .components import Components, variance_components
-from .control import adjusted
 from .effects import auc, cliffs_delta, cohens_d, density, paper_t_tests
 from .hierarchical import detectable, hierarchical, power, seeds_needed
 from .intervals import Interval, bootstrap, holm, interval, over_seeds, paired_test, show
@@ -46,7 +45,6 @@ __all__ = [
     "Overlap",
     "Plan",
     "Reliability",
-    "adjusted",
     "atypicality",
     "auc",
     "bootstrap",

@@ -16,7 +16,7 @@ from .loop import Source, batches, run, stream
 from .monitor import Monitor, knn_accuracy, spread
 from .ranks import here, join
 from .several import train_all
-from .single import KIND, Inputs, Progress, compute_here, inputs, key, load, resolved, train
+from .single import KIND, Inputs, Progress, compute_here, inputs, key, load, resolved, rows_of, split_of, train
 from .state import Training, learning_rate
 
 __all__ = [
@@ -36,7 +36,9 @@ __all__ = [
     "learning_rate",
     "load",
     "resolved",
+    "rows_of",
     "run",
+    "split_of",
     "spread",
     "stream",
     "train",

@@ -82,13 +82,22 @@ class Inputs:
     rows: np.ndarray  # of the images it trains on, sorted
 
 
+def split_of(spec: TrainSpec) -> splits.Split:
+    """The four sets of a spec, canaries or not. SplitError or DataError when they cannot be had."""
+    images = data.load(spec.dataset)
+    return splits.draw(images.labels.numpy(), spec.split, dataset=spec.dataset.name, fingerprint=images.fingerprint)
+
+
+def rows_of(spec: TrainSpec) -> np.ndarray:
+    """The sorted rows of the dataset that an encoder trains on."""
+    images, rows = data.load(spec.dataset), split_of(spec).rows(*spec.sets)
+    return splits.subset(rows, images.labels.numpy(), spec.subset, fingerprint=images.fingerprint)
+
+
 def inputs(spec: TrainSpec) -> Inputs:
     """The images, sets and training rows of a spec. SplitError or DataError when they cannot be had."""
-    images = data.load(spec.dataset)
-    labels, mark = images.labels.numpy(), images.fingerprint
-    split = splits.draw(labels, spec.split, dataset=spec.dataset.name, fingerprint=mark)
-    rows = splits.subset(split.rows(*spec.sets), labels, spec.subset, fingerprint=mark)
-    return Inputs(canaries.plant(images, split, spec.plants), split, rows)
+    split = split_of(spec)
+    return Inputs(canaries.plant(data.load(spec.dataset), split, spec.plants), split, rows_of(spec))
 
 
 def load(spec: TrainSpec, store: Store | None = None) -> Method | None:
