@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pandas as pd
@@ -103,34 +105,38 @@ def test_every_method_goes_on_from_a_checkpoint_to_the_same_bits(method: str) ->
     assert equal(resumed.tensors(), whole.tensors()) and resumed.epoch == settings.epochs
 
 
-SEVERAL = """
-import sys
-from pathlib import Path
-from sslmem_utils import training
-from sslmem_utils.specs import TrainSpec
-from sslmem_utils.store import Store
-training.single.CHECKPOINT_SECONDS = 0.0
-for text in sys.argv[2:]:
-    training.train(TrainSpec.model_validate_json(text), Store(Path(sys.argv[1])))
-"""
+def _train_several(root: Path, texts: list[str]) -> None:
+    training.single.CHECKPOINT_SECONDS = 0.0
+    for text in texts:
+        training.train(TrainSpec.model_validate_json(text), Store(root))
 
 
 @pytest.mark.slow
 def test_every_method_killed_at_random_moments_ends_in_the_same_bits(tmp_path: Path) -> None:
     specs = [of_method(method, epochs=12) for method in METHODS.names()]
     store, rng, kills = Store(tmp_path / "killed"), random.Random(0), 0
-    command = [sys.executable, "-c", SEVERAL, str(store.root), *(one.canonical() for one in specs)]
+    context = get_context("forkserver")  # imports once, so that a process starts at once
+    context.set_forkserver_preload(["sslmem_utils.training"])
+
+    def start() -> BaseProcess:
+        process = context.Process(target=_train_several, args=(store.root, [one.canonical() for one in specs]))
+        process.start()
+        return process
+
     for _ in range(4):
-        process, before = subprocess.Popen(command), len(list(store.root.glob("encoders/*")))
+        process, before = start(), len(list(store.root.glob("encoders/*")))
         deadline = time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < deadline:
+        while process.is_alive() and time.monotonic() < deadline:
             if len(list(store.root.glob("encoders/*"))) > before and list(store.root.glob("checkpoints/*")):
                 time.sleep(rng.uniform(0, 0.2))
                 break
             time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        kills += process.wait() == -signal.SIGKILL
-    subprocess.run(command, check=True)
+        process.kill()
+        process.join()
+        kills += process.exitcode == -signal.SIGKILL
+    process = start()
+    process.join()
+    assert process.exitcode == 0
     assert kills >= 2, "the process was too fast to be killed"
     for one in specs:
         calm = training.train(one, Store(tmp_path / "calm"))
@@ -139,6 +145,8 @@ def test_every_method_killed_at_random_moments_ends_in_the_same_bits(tmp_path: P
 
 KILLED = """
 import sys
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from sslmem_utils import pairs, training
 from sslmem_utils.specs import ScoreSpec, TrainSpec
@@ -193,6 +201,8 @@ def _wait_until_all_have_ended(mark: str) -> None:
 
 NO_SPACE = """
 import resource, signal, sys
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from sslmem_utils import training
 from sslmem_utils.methods import METHODS
@@ -290,6 +300,8 @@ def test_gradients_are_clipped_and_summed_over_batches(monkeypatch: pytest.Monke
 
 TRAINED = """
 import sys
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from sslmem_utils import training
 from sslmem_utils.specs import TrainSpec
