@@ -139,8 +139,8 @@ def _here(profile: str) -> Source:
 def _source(label: str, files: Sequence[Path]) -> Source:
     source = Source(label)
     for file in files:
-        record = tables.read_json(file)
-        source.claims += claims.loads(json.dumps(record["claims"]))
+        record, records = tables.read_claims(file)
+        source.claims += claims.loads(json.dumps(records))
         made = f"{runs.machine(record)}, commit {record.get('commit')}, {str(record.get('created'))[:10]}"
         if made not in source.made:
             source.made.append(made)

@@ -1,4 +1,4 @@
-"""Claim records, the one verdict rule, and the scorecard.
+"""Claim records, the one verdict rule, and the card that shows a claim.
 
 A claim is a sentence of the paper with the endpoint that decides it: one number per replication (split seed x training
 seed), a margin written down before the runs, and a verdict that follows from the 95 % interval over the replications.
@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,13 +22,9 @@ from .errors import SpecError, StoreError
 from .specs import Spec
 from .stats import Interval, Number, holm, interval, show
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 Verdict = Literal["supported", "contradicted", "no relevant effect", "inconclusive"]
 ALPHA = 0.05
 ONE = "one replication has no interval"
-COLUMNS = ("id", "claim", "endpoint", "value [95 % interval]", "n", "verdict", "profile", "hardware", "notebook")
 
 
 def decide(low: Number | None, high: Number | None, delta: Number) -> Verdict:
@@ -261,38 +257,6 @@ def to_markdown(claim: Claim) -> str:
             f"Rule: {claim.rule}.",
         ]
     )
-
-
-def scorecard(claims: Iterable[Claim]) -> pd.DataFrame:
-    """One row per endpoint (a claim of several repeats its id and verdict), sorted by id, profile and endpoint order.
-
-    Columns: those of `COLUMNS` as text, then mean, low, high, delta, primary, p, p_holm, survives as numbers.
-    """
-    import pandas as pd
-
-    rows = []
-    for claim in sorted(claims, key=lambda claim: (claim.id, claim.profile)):
-        for one in claim.endpoints:
-            texts = (claim.id, claim.sentence, one.name, one.value, one.n, status(claim))
-            row = dict(zip(COLUMNS, (*texts, claim.profile, claim.hardware, claim.notebook), strict=True))
-            row |= {"mean": one.mean, "low": one.low, "high": one.high, "delta": one.delta, "primary": claim.primary}
-            rows.append({**row, "p": claim.p, "p_holm": claim.p_holm, "survives": claim.survives})
-    return pd.DataFrame(rows, columns=[*COLUMNS, "mean", "low", "high", "delta", "primary", "p", "p_holm", "survives"])
-
-
-def scorecard_markdown(claims: Iterable[Claim], link: str = "/notebooks/{}.ipynb") -> str:
-    """The scorecard as a Markdown table; `link` turns a notebook's name into its address."""
-    rows: list[list[str]] = []
-    before: list[str] = []
-    for row in scorecard(claims)[list(COLUMNS)].itertuples(index=False):
-        id_, claim, endpoint, value, n, *rest, notebook = (_cell(str(item)) for item in row)
-        rest = [*rest, f"[{notebook}]({link.format(notebook)})" if notebook else ""]
-        same = before == [id_, claim, *rest]  # a further endpoint of the same claim: do not say it all again
-        before = [id_, claim, *rest]
-        rows.append(
-            ["", "", endpoint, value, n, *[""] * len(rest)] if same else [id_, claim, endpoint, value, n, *rest]
-        )
-    return _rows(COLUMNS, rows)
 
 
 DERIVED = set(Endpoint.model_computed_fields)

@@ -44,8 +44,8 @@ def recipe(
 ) -> TrainSpec:
     """The spec of f on a dataset, with a candidate and an independent set of equal size; `changes` override fields.
 
-    `encoder` and `method` may be given as registry names. `batch` is lowered to the training set's size when that is
-    smaller.
+    `encoder` and `method` may be given as registry names. The family's `batch` is lowered to the training set's size
+    when that is smaller.
     """
     dataset = DatasetSpec(name=dataset) if isinstance(dataset, str) else dataset
     unknown = set(changes) - set(TrainSpec.model_fields)
@@ -62,6 +62,7 @@ def recipe(
     if name == "mae" and "view" not in changes:  # the mask and nothing else, as in the paper
         patch = encoders.options(fields["encoder"]).get("patch", 4)  # an encoder without is refused before training
         fields["view"] = views.named("mae").but(mask_patch=patch)
-    fields["batch"] = min(fields["batch"], shared + candidate)
+    if "batch" not in changes:
+        fields["batch"] = min(fields["batch"], shared + candidate)
     split = SplitSpec(shared=shared, candidate=candidate, independent=candidate, external=external)
     return TrainSpec(dataset=dataset, split=split, compute=compute or ComputeSpec(), **fields)

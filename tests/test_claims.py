@@ -1,4 +1,4 @@
-"""The verdict rule and its edges, composite claims, Holm, and the records and tables made of claims."""
+"""The verdict rule and its edges, composite claims, Holm, and the records made of claims."""
 
 import json
 import math
@@ -171,17 +171,6 @@ def test_records_whose_verdict_does_not_follow_are_refused():
         claims.loads(claims.dumps([claim()]).replace('"sentence"', '"colour": 1, "sentence"'))
 
 
-def cells(markdown):
-    """The cells of a rendered table, row by row."""
-    tokens = MarkdownIt("commonmark").enable("table").parse(markdown)
-    rows, text = [], [token.content for token in tokens if token.type == "inline"]
-    sizes = "".join({"tr_open": "(", "th_open": "x", "td_open": "x"}.get(token.type, "") for token in tokens).split("(")
-    for size in map(len, sizes[1:]):
-        rows.append(text[:size])
-        del text[:size]
-    return rows, text
-
-
 def test_the_card_is_plain_markdown_with_a_whole_table():
     endpoint = claims.measure("25 % of (C - E) minus |C + I - 2E|", CLEAR, 0.01, "m_rel")
     card = claims.to_markdown(claims.judge("03.2", "The mirror <b>holds</b>,\n|x| < 1.", endpoint))
@@ -189,15 +178,3 @@ def test_the_card_is_plain_markdown_with_a_whole_table():
     assert html.count("<th>") == html.count("<td>") == 6 and "<b>" not in html
     assert "25 % of (C - E) minus |C + I - 2E|" in html and "The mirror &lt;b&gt;holds&lt;/b&gt;, |x| &lt; 1." in html
     assert "<strong>Claim 03.2: supported</strong>" in html and "0.110 [0.090, 0.130]" in html
-
-
-def test_scorecard_has_the_columns_and_one_row_an_endpoint():
-    part = [several(CLEAR, CLEAR, profile="quick", notebook="03_four_sets"), claim(UNSURE, id="02.1", primary=False)]
-    found = claims.scorecard(part)
-    assert tuple(found.columns[:9]) == claims.COLUMNS and found["id"].tolist() == ["02.1", "03.9", "03.9"]
-    assert found["verdict"].tolist() == ["inconclusive (exploratory)", "supported", "supported"]
-    rows, _ = cells(claims.scorecard_markdown(part, "../notebooks/{}.ipynb"))
-    assert rows[0] == list(claims.COLUMNS) and [len(row) for row in rows] == [9] * 4
-    assert rows[2][0] == "03.9" and rows[2][-1] == "[03_four_sets](../notebooks/03_four_sets.ipynb)"
-    assert rows[3] == ["", "", "endpoint 1", "0.110 [0.090, 0.130]", "5", "", "", "", ""]
-    assert claims.scorecard([]).empty and cells(claims.scorecard_markdown([]))[0] == [list(claims.COLUMNS)]

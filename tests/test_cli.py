@@ -13,7 +13,7 @@ from projects import TOY, environment, inside, sslmem, write_notebook
 
 from sslmem_utils import batch, book, claims, cli, data, paths
 from sslmem_utils.cli import diagnosis
-from sslmem_utils.errors import DataError
+from sslmem_utils.errors import DataError, StoreError
 from sslmem_utils.runs import tables
 from sslmem_utils.store import write_json
 
@@ -37,6 +37,7 @@ TRAIN = [  # these load torch and lightly
     (["train", "digits", "--candidates", "2000"], 2, "exceed the 1797 images of digits"),
     (["train", "digits", "--method", "simclrr"], 2, "did you mean 'simclr'?"),
     (["train", "digits", "--view", "wek"], 2, "error: "),
+    (["train", "digits", "--batch", "500"], 2, "batch (500) exceeds the 250 training images"),
 ]
 
 
@@ -156,6 +157,15 @@ def test_the_scorecard_has_a_column_for_each_profile(project: Path) -> None:
     assert lines[3].count("{.sslmem-supported}") == 2
     assert "- **committed, laptop**: Toy, 1 core, no GPU, commit abc123, 2026-01-02" in lines
     assert "here" not in book.scorecard(book.sources())
+
+
+@pytest.mark.parametrize("record", ["{}", "[]", '{"claims": {}}'])
+def test_a_record_without_claims_is_named(project: Path, record: str) -> None:
+    file = paths.RESULTS / "01_toy/quick" / tables.CLAIMS
+    file.parent.mkdir(parents=True)
+    file.write_text(record)
+    with pytest.raises(StoreError, match=r"claims.json holds no list of claims; delete it"):
+        book.sources()
 
 
 def test_data_is_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:

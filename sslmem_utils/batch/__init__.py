@@ -239,7 +239,7 @@ def verdicts(job: Job) -> dict[str, int]:
     """How many claims of a run have each verdict."""
     file = job.folder / tables.CLAIMS
     counts: dict[str, int] = {}
-    for claim in tables.read_json(file)["claims"] if file.is_file() else []:
+    for claim in tables.read_claims(file)[1] if file.is_file() else []:
         counts[claim["verdict"]] = counts.get(claim["verdict"], 0) + 1
     return counts
 

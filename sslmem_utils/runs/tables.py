@@ -38,6 +38,14 @@ def read_json(path: Path) -> Any:
         raise StoreError(f"{shown(path)} is damaged (not JSON); delete it and run the notebook again.") from None
 
 
+def read_claims(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Facts and claims of a run's record of claims; StoreError when it is damaged or no such record."""
+    found = read_json(path)
+    if not isinstance(found, dict) or not isinstance(found.get("claims"), list):
+        raise StoreError(f"{shown(path)} holds no list of claims; delete it and run the notebook again.")
+    return found, found["claims"]
+
+
 def write(folder: Path, name: str, frame: pd.DataFrame, facts: dict[str, Any]) -> dict[str, Any]:
     """Write `<folder>/<name>.parquet` and its sidecar; return the sidecar."""
     path = folder / f"{name}.parquet"
