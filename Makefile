@@ -11,6 +11,9 @@ BIN := .venv/bin
 # Variables of another environment would lead Python and uv astray.
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV CONDA_PREFIX
 
+# Compiled once and kept in .venv: without, every process spends 10 s on it before it has imported torch.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help paper book test bench env lock lint clean
 .DEFAULT_GOAL := help
 
