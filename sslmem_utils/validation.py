@@ -61,29 +61,42 @@ def nearness_in(found: ensembles.Ensemble, base: TrainSpec) -> np.ndarray:
 
 
 def fractions(
-    base: TrainSpec, members: int, score: Sequence[ScoreSpec], sizes: Sequence[int], store: Store | None = None
+    base: TrainSpec,
+    members: int,
+    score: Sequence[ScoreSpec],
+    sizes: Sequence[int],
+    pools: Sequence[int] = (0,),
+    store: Store | None = None,
 ) -> pd.DataFrame:
     """Reliability of `subsampled`, plain and with the control variate, by the number of encoders in an ensemble.
 
     The mean correlation between disjoint blocks of so many of the `members` encoders (two blocks at least), over all
-    images of the pool. Columns: representation, design (DESIGNS), encoders, reliability.
+    images of the pool: the sets of one split. `pools` are the seeds of the splits; pools share neither encoders nor
+    their training seeds. Columns: representation, design (DESIGNS), encoders, pool, reliability.
     """
-    whole, rows = base.but(sets=("shared", "candidate", "independent")), []
-    found = ensembles.measure(ensembles.subsampled(whole, members, fraction(base)), score, store)
-    near = nearness_in(found[0], base)
-    for one, setting in zip(found, score, strict=True):
-        inside = one.member.any(0)
-        for size in (size for size in sizes if 2 * size <= members):
-            blocks = [slice(at, at + size) for at in range(0, members - size + 1, size)]
+    rows, specs = [], {}
+    for pool in pools:
+        whole = base.but(sets=("shared", "candidate", "independent"), split=base.split.but(seed=pool))
+        specs[pool] = ensembles.subsampled(whole, members, fraction(base), seed=pool)
+    pairs.align_all([spec for some in specs.values() for spec in some], score, store, keep=False)
+    for pool, some in specs.items():
+        found = ensembles.measure(some, score, store)
+        near = nearness_in(found[0], base)
+        for one, setting in zip(found, score, strict=True):
             for design, control in zip(DESIGNS, (None, near), strict=True):
-                values = [
-                    scoring.subsampled(one.a[b], one.member[b], relative=True, nearness=control).score[inside]
-                    for b in blocks
-                ]
-                reliability = stats.reliability(np.stack(values)).single
-                row = {"representation": setting.representation, "design": design, "encoders": size}
-                rows.append({**row, "reliability": reliability})
+                for size in (size for size in sizes if 2 * size <= members):
+                    row = {"representation": setting.representation, "design": design, "encoders": size, "pool": pool}
+                    rows.append({**row, "reliability": _between_blocks(one, size, control)})
     return pd.DataFrame(rows)
+
+
+def _between_blocks(found: ensembles.Ensemble, size: int, nearness: np.ndarray | None) -> float:
+    inside, blocks = found.member.any(0), range(0, len(found.a) - size + 1, size)
+    values = [
+        scoring.subsampled(found.a[at : at + size], found.member[at : at + size], relative=True, nearness=nearness)
+        for at in blocks
+    ]
+    return stats.reliability(np.stack([one.score[inside] for one in values])).single
 
 
 def references(

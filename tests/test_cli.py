@@ -200,6 +200,8 @@ def test_train_scores_a_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert len(folders) == 2 and all((folder / "weights.safetensors").is_file() for folder in folders)
     header, *lines = output.read_text().splitlines()
     assert "m_rel" in header.split(",") and len(lines) == 2 * 50  # four sets, two representations
+    sidecar = json.loads(output.with_suffix(".json").read_text())
+    assert sidecar["settings"]["f"]["epochs"] == 1 and sidecar["settings"]["seconds_per_encoder"] > 0
 
 
 def test_light_commands_load_no_torch(tmp_path: Path) -> None:

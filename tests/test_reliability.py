@@ -12,6 +12,7 @@ from sklearn.metrics import jaccard_score
 
 from sslmem_utils import cli, stats
 from sslmem_utils.errors import DataError, SpecError
+from sslmem_utils.store import write_json
 
 effects = import_module("sslmem_utils.stats.hierarchical")  # the package has a function of that name
 NAN = math.nan
@@ -161,6 +162,10 @@ def test_pilots_that_cannot_tell_noise_from_signal_are_refused() -> None:
         stats.planner(table.assign(index=table["index"] + 1000 * table["seed"]))
     with pytest.raises(DataError, match="one representation, found pooled, projector"):
         stats.planner(pd.concat([table, table.assign(representation="projector")]))
+    with pytest.raises(DataError, match="found 3 of 810 that are not finite"):
+        stats.planner(table.assign(m_rel=table["m_rel"].where(table.index > 2)))
+    with pytest.raises(DataError, match="a seed whose scores are all equal"):
+        stats.planner(table.assign(m_rel=table["m_rel"].where(table["seed"] > 0, 0.5)))
     with pytest.raises(SpecError, match="between 0 and 1, found 1.5"):
         stats.planner(table, resamples=2).pairs_for(1.5)
 
@@ -187,7 +192,12 @@ def test_the_command_prints_a_table_a_sentence_and_one_sentence_errors(
     assert "at least 2 seeds, found 1" in capsys.readouterr().err
     (tmp_path / "broken.parquet").write_text("no table")
     assert cli.main(["plan", "--scores", str(tmp_path / "broken.parquet")]) == 1
-    assert "cannot be read as a table" in capsys.readouterr().err
+    assert "cannot be read (" in capsys.readouterr().err
+    sidecar = {"settings": {"seconds_per_encoder": 90, "score": {"views": 12}}}
+    write_json(tmp_path / "scores.json", sidecar)
+    assert cli.main(["plan", "--scores", file, "--reliability", "0.8", "--jobs", "2"]) == 0
+    said = capsys.readouterr().out
+    assert ", 12 views" in said and "which takes" in said
 
 
 # ---------------------------------------------------------------- effects over seeds

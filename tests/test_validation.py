@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -60,7 +59,8 @@ def test_references_are_compared_on_the_same_f(tmp_path: Path) -> None:
 
 
 def test_reliability_of_fractions_is_that_of_disjoint_ensembles(tmp_path: Path) -> None:
-    table = validation.fractions(base(), 14, [SCORE], (7, 14), Store(tmp_path))
-    assert table["encoders"].tolist() == [7, 7] and table["design"].tolist() == list(validation.DESIGNS)
+    table = validation.fractions(base(), 14, [SCORE], (7, 14), [0, 3], Store(tmp_path))
+    assert table["encoders"].tolist() == [7] * 4 and table["design"].tolist() == list(validation.DESIGNS) * 2
+    assert table["pool"].tolist() == [0, 0, 3, 3]
     assert table["reliability"].between(-1, 1).all() and isinstance(table, pd.DataFrame)
-    assert not np.isclose(*table["reliability"])
+    assert table["reliability"].nunique() == 4

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from ..errors import DataError, SpecError
-
-if TYPE_CHECKING:
-    import pandas as pd
+from ..errors import SpecError
+from ..specs import ScoreSpec
+from .tables import read_scores
 
 
 def plan(
     scores: Annotated[Path, typer.Option(help="score table of several seeds (sslmem train --seeds 3 --output FILE)")],
     reliability: Annotated[float, typer.Option(help="Spearman with a repetition of the whole experiment")] = 0.9,
-    views: Annotated[int, typer.Option(min=4, help="views K that the pilot was scored with")] = 20,
+    views: Annotated[
+        int | None, typer.Option(min=4, help="views K of the pilot (default: as its sidecar says)")
+    ] = None,
     representation: Annotated[str, typer.Option(help="which representation's scores")] = "pooled",
-    seconds_per_encoder: Annotated[float | None, typer.Option(min=0, help="measured time of one training")] = None,
+    seconds_per_encoder: Annotated[
+        float | None, typer.Option(min=0, help="time of one training (default: of the pilot's own)")
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="encoders trained at the same time")] = 1,
 ) -> None:
     """Say how many seeds, encoders and views a reliable score needs."""
@@ -28,7 +31,11 @@ def plan(
 
     if not 0 < reliability < 1:
         raise SpecError(f"the reliability to reach must lie between 0 and 1, found {reliability:g}; use 0.9.")
-    table = _read(scores)
+    table = read_scores(scores)
+    said = table.attrs.get("settings", {})
+    if seconds_per_encoder is None:  # as long as the pilot's own encoders took
+        seconds_per_encoder = said.get("seconds_per_encoder")
+    views = views or said.get("score", said).get("views", ScoreSpec().views)
     if "representation" in table:
         known = list(map(str, table["representation"].unique()))
         table = table[table["representation"] == representation]
@@ -59,19 +66,6 @@ def plan(
     encoders = f"{_count(2 * needed.mean)} encoders, {_count(more)} more than the pilot has"
     took = "" if seconds_per_encoder is None else f", which takes {_time(more, seconds_per_encoder, jobs)} here"
     print(f"A reliability of {reliability:g} needs {_count(needed.mean)} seeds with {views} views: {encoders}{took}.")
-
-
-def _read(file: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    if file.suffix not in (".csv", ".parquet"):
-        raise SpecError(f"a score table is a .csv or .parquet file, found {file.name!r}; write one with sslmem train.")
-    try:
-        return pd.read_csv(file) if file.suffix == ".csv" else pd.read_parquet(file)
-    except ValueError as error:  # pandas and pyarrow derive theirs from it
-        raise DataError(
-            f"{file.name} cannot be read as a table ({str(error).splitlines()[0]}); write it anew."
-        ) from None
 
 
 def _count(number: float) -> str:

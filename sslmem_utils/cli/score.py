@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import DataError, SpecError
+from ..errors import SpecError
+from .tables import check_ending, read_scores, write_scores
 
 if TYPE_CHECKING:
-    import pandas as pd
     from torch import nn
 
     from ..specs import EncoderSpec, ViewSpec
-
-_ENDINGS = (".csv", ".parquet")
 
 
 def score(
@@ -49,9 +47,9 @@ def score(
     With --f alone the table holds alignments and, when --sets lists external images, the p-value that each image was
     in the training set. What is finished is kept: the same command goes on after a stop.
     """
-    _check_ending(out, _ENDINGS)
+    check_ending(out)
     if report is not None:
-        _check_ending(report, (".html",))
+        check_ending(report, (".html",))
     from .. import own
     from ..store import Store, write_atomic
 
@@ -73,7 +71,7 @@ def score(
         print("share of images with a membership p-value at or below the level (95 % interval):")
         print(rates.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
         print("valid where external images are exchangeable with candidates that were not trained on\n")
-    _write(kept, out)
+    write_scores(kept, out)
     for note in table.attrs["notes"]:
         print(f"note: {note}")
     print(f"wrote {out}: {len(table):,} rows")
@@ -92,19 +90,14 @@ def remove(
     per_class: Annotated[bool, typer.Option("--per-class", help="the share or number of each class")] = False,
 ) -> None:
     """List the images with the highest scores, to train again without them."""
-    _check_ending(out, (".csv",))
+    check_ending(out, (".csv",))
     from .. import own
     from ..store import write_atomic
 
-    table = _read(scores)
+    table = read_scores(scores)
     chosen = own.removal(table, top, column, of, per_class)
     write_atomic(out, lambda file: chosen.to_csv(file, index=False))
     print(f"wrote {out}: {len(chosen):,} of {len(table):,} images, {column} of {chosen['score'].min():.4f} and more")
-
-
-def _check_ending(path: Path, known: tuple[str, ...]) -> None:
-    if path.suffix not in known:
-        raise SpecError(f"the file is written as {' or '.join(known)}, found {path.name!r}; change the ending.")
 
 
 def _spec(weights: str, encoder: str, options: list[str]) -> EncoderSpec:
@@ -160,28 +153,3 @@ def _view(name: str) -> str | ViewSpec:
     if not isinstance(fields, dict):
         raise SpecError(f"the views {name} must hold fields such as `flip: 0.5`, found {fields!r}.")
     return ViewSpec(**fields)
-
-
-def _write(table: pd.DataFrame, out: Path) -> None:
-    """The table beside a JSON sidecar of what made it, as `load_scores` reads it."""
-    from ..runs import tables
-    from ..store import sha256, write_atomic, write_json
-
-    facts = {**tables.origin(), "settings": table.attrs["settings"], "notes": table.attrs["notes"]}
-    if out.suffix == ".parquet":
-        tables.write(out.parent, out.stem, table, facts)
-        return
-    write_atomic(out, lambda file: table.to_csv(file, index=False))
-    sidecar = {**facts, "rows": len(table), "columns": list(table.columns), "sha256": sha256(out)}
-    write_json(out.with_suffix(tables.SIDECAR), sidecar)
-
-
-def _read(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    _check_ending(path, _ENDINGS)
-    try:
-        return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())
-        raise DataError(f"the scores {path} cannot be read ({reason}); write them with `sslmem score`.") from None

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import SpecError
+from .tables import check_ending, write_scores
 
 
 def train(
@@ -36,11 +36,12 @@ def train(
     Trained encoders are kept and reused; where their weights are is printed at the end. Several processes share the
     trainings when torchrun starts them: torchrun --standalone --nproc-per-node 2 -m sslmem_utils train ...
     """
-    if output is not None and output.suffix not in (".csv", ".parquet"):
-        raise SpecError(f"the score table is written as .csv or .parquet, found {output.name!r}; change the ending.")
+    if output is not None:
+        check_ending(output)
     from .. import pairs, recipes, stats, training
     from .. import views as policies
     from ..specs import DatasetSpec, ScoreSpec
+    from ..store import Store
 
     given = {"method": method, "encoder": encoder, "epochs": epochs, "batch": batch, "lr": lr}
     changes = {name: value for name, value in given.items() if value is not None}
@@ -73,14 +74,10 @@ def train(
     for number, folder in enumerate(folders):
         print(f"seed {number // 2}, {'fg'[number % 2]}: {folder}")
     if output is not None:
-        _write(table, output)
+        f, g = (spec.model_dump(mode="json") for spec in specs[:2])
+        took = sum(Store().meta(training.KIND, folder.name)["seconds"] for folder in folders) / len(folders)
+        table.attrs["settings"] = {"f": f, "g": g, "seeds": seeds, "score": score.model_dump(mode="json")}
+        table.attrs["settings"] |= {"seconds_per_encoder": round(took, 1)}
+        table.attrs["notes"] = [f"one pair of encoders for each of {seeds} seeds; f and g are those of seed 0"]
+        write_scores(table, output)
         print(f"\nwrote {output}: {len(table):,} rows")
-
-
-def _write(table: object, output: Path) -> None:
-    from ..store import write_atomic
-
-    if output.suffix == ".csv":
-        write_atomic(output, lambda file: table.to_csv(file, index=False))
-    else:
-        write_atomic(output, lambda file: table.to_parquet(file, index=False))

@@ -116,6 +116,10 @@ def planner(
     count = table["seed"].nunique()
     if count < 2:
         raise DataError("a plan needs scores of at least 2 seeds, found 1; train the pilot again with --seeds 3.")
+    bad = int((~np.isfinite(table[value])).sum())
+    if bad or (table.groupby("seed")[value].nunique() < 2).any():
+        what = f"{bad} of {len(table):,} that are not finite" if bad else "a seed whose scores are all equal"
+        raise DataError(f"a plan needs scores {value} that tell images apart, found {what}; score the pilot again.")
     halves = {"half_0", "half_1"} <= set(table) and bool(table[["half_0", "half_1"]].notna().all(axis=None))
     columns = ["half_0", "half_1"] if halves else [value]
     ranked = [_normal_scores(table, column) for column in columns]
