@@ -145,8 +145,6 @@ def test_every_method_killed_at_random_moments_ends_in_the_same_bits(tmp_path: P
 
 KILLED = """
 import sys
-from multiprocessing import get_context
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from sslmem_utils import pairs, training
 from sslmem_utils.specs import ScoreSpec, TrainSpec
@@ -201,8 +199,6 @@ def _wait_until_all_have_ended(mark: str) -> None:
 
 NO_SPACE = """
 import resource, signal, sys
-from multiprocessing import get_context
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from sslmem_utils import training
 from sslmem_utils.methods import METHODS
@@ -300,8 +296,6 @@ def test_gradients_are_clipped_and_summed_over_batches(monkeypatch: pytest.Monke
 
 TRAINED = """
 import sys
-from multiprocessing import get_context
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from sslmem_utils import training
 from sslmem_utils.specs import TrainSpec
