@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import platform
 import random
 import signal
 import subprocess
@@ -304,6 +305,34 @@ training.single.CHECKPOINT_SECONDS = 0.0
 folder = training.train(TrainSpec.model_validate_json(sys.argv[2]), Store(Path(sys.argv[1])))
 sys.stdout.write(f"{folder}\n")  # in one piece: two ranks share the pipe
 """
+
+
+FAULTS = """
+import resource, sys
+from sslmem_utils.allocation import keep_freed_memory
+kept = sys.argv[1] == "kept" and keep_freed_memory()
+
+def work():
+    for number in range(10):
+        block = bytes([number]) * (40 << 20)
+        del block
+
+work()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+work()
+print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator is told to keep memory")
+def test_freed_memory_is_used_again_without_new_pages() -> None:
+    def faults(how: str) -> list[str]:
+        return subprocess.run(
+            [sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True
+        ).stdout.split()
+
+    (kept, few), (plain, many) = faults("kept"), faults("plain")
+    assert (kept, plain) == ("True", "False") and int(few) * 20 < int(many)
 
 
 def test_a_compiled_training_is_close_to_a_plain_one(tmp_path: Path) -> None:

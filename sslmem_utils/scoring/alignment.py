@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..allocation import keep_freed_memory
 from ..errors import DataError, SpecError
 from ..specs import ScoreSpec, ViewSpec, seed_of
 from ..views import mask as draw_mask
@@ -115,6 +116,7 @@ def align(
     same ones and neither batch size, order nor subset changes a bit on a CPU. Raises DataError when a representation
     is not finite.
     """
+    keep_freed_memory()
     torch.set_num_threads(spec.compute.threads)
     model = model.to(spec.compute.device).eval()
     half = torch.autocast(spec.compute.device, dtype=torch.bfloat16, enabled=spec.compute.precision == "bf16")

@@ -13,6 +13,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor, nn
 
 from .. import splits, views
+from ..allocation import keep_freed_memory
 from ..data import ImageSet, gather
 from ..errors import TrainingError
 from ..methods import Batch
@@ -121,6 +122,7 @@ def run(
     ranks: Ranks = ALONE,
 ) -> None:
     """Train to the last epoch. TrainingError when the loss is not finite."""
+    keep_freed_memory()
     spec, model, optimizer = state.spec, state.model, state.optimizer
     per_epoch, half = steps_an_epoch(spec, len(source)), spec.compute.precision == "bf16"
     steps, scale = spec.epochs * per_epoch, 1 / spec.accumulate
