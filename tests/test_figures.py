@@ -218,6 +218,8 @@ def test_intervals_are_drawn_where_they_are():
     corners = band.get_paths()[0].vertices
     assert corners[:, 1].max() == pytest.approx(max(found.high for found in wanted))
     assert corners[:, 1].min() == pytest.approx(min(found.low for found in wanted))
+    limits = [figures.convergence(table, bounds=one).axes[0].get_ylim() for one in (None, (-9, 9), (-9, corners[0, 1]))]
+    assert limits[0] == limits[1] and limits[2] == (limits[0][0], corners[0, 1])
 
 
 def test_sets_without_spread_are_drawn():

@@ -34,11 +34,13 @@ def convergence(
     y: str = "value",
     series: str = "series",
     reference: tuple[str, Number] | None = None,
+    bounds: tuple[float, float] | None = None,
 ) -> Figure:
     """A value against a count on a log axis: seeds thin, mean thick, interval over seeds as a band.
 
     Columns: x, y, seed, and perhaps `series` (one colour, and its name at the line's end). `reference` names a
-    horizontal line and says where it is: ("closed form", 0.3), a ceiling, or chance.
+    horizontal line and says where it is: ("closed form", 0.3), a ceiling, or chance. `bounds`: what the value can be;
+    bands end there.
     """
     table, seeds = ready(table, x, y)
     figure = Figure(figsize=SIZES["single"], layout="constrained")
@@ -64,6 +66,9 @@ def convergence(
         axes.axhline(place, **DASHED)
         ends[name], inks[name] = float(place), INK
         said.append(f"{name} {place:g}")
+    if bounds is not None:
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, bounds[0]), min(high, bounds[1]))
     end_labels(axes, ends, inks)
     over = f"mean and 95 % interval over {seeds}" if seeds else ""
     axes.set(xlabel=f"{label(x)}\n({over})" if over else label(x), ylabel=label(y))
