@@ -34,7 +34,7 @@ def convergence(
     y: str = "value",
     series: str = "series",
     reference: tuple[str, Number] | None = None,
-    bounds: tuple[float, float] | None = None,
+    bounds: tuple[Number, Number] | None = None,
 ) -> Figure:
     """A value against a count on a log axis: seeds thin, mean thick, interval over seeds as a band.
 
