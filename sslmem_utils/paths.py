@@ -37,6 +37,11 @@ def store_dir() -> Path:
     return Path(os.environ.get("SSLMEM_STORE", ROOT / "data" / "store")).expanduser()
 
 
+def run_folder() -> Path | None:
+    """Where the notebook in this kernel leaves its outputs (`SSLMEM_RUN`); None: at the usual place."""
+    return Path(value) if (value := os.environ.get("SSLMEM_RUN")) else None
+
+
 def jobs(device: str = "cpu") -> int:
     """Encoders to train at a time (`SSLMEM_JOBS`, default: the cores this process may use; one on a GPU)."""
     if value := os.environ.get("SSLMEM_JOBS"):

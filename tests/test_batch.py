@@ -298,7 +298,7 @@ def slow_page(root: Path, seconds: int) -> list[str]:
     """A project whose page takes its time to render, with results; the command that renders it."""
     sleeps = RENDERS.replace("{folder}", str(root)).replace("{seconds}", str(seconds))
     write_notebook(root, "01_toy", TOY | {"sleeps": sleeps})
-    for command in (("run", "1"), ("results", "export", "quick", "1")):
+    for command in (("run", "1"), ("results", "export", "--notebook", "1")):
         done = sslmem(root, *command)
         assert done.returncode == 0, done.stderr
     (root / "kernel.txt").unlink()

@@ -248,7 +248,7 @@ def test_rendering_reads_and_never_computes(shown: list[dict], monkeypatch: pyte
     text = shown[-1]["text/plain"]
     assert "committed results" in text and "commit abc123" in text and "Other, 8 cores, H100" in text
     assert "Older than the code" not in shown[-1]["text/html"]
-    with pytest.raises(RunError, match=r"run `sslmem run 01 --profile quick && sslmem results export quick`"):
+    with pytest.raises(RunError, match=r"run `sslmem run 01 --profile quick && sslmem results export --profile quick`"):
         run.table("missing", never)
 
 

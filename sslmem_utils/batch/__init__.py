@@ -56,6 +56,7 @@ __all__ = [
     "Outcome",
     "committed_profiles",
     "estimate",
+    "execute",
     "executed",
     "forecast",
     "notebooks",
@@ -111,25 +112,30 @@ def run(
 
 def _run_one(job: Job, minutes: float | None) -> Outcome:
     began = time.monotonic()
-    digest = run_digest(job)  # before it runs: a source edited meanwhile must not pass as executed
     try:
-        with _alone(job), _earlier_kept(job), following(job.notebook) as progress:
-            usage = kernel.execute(job.path, job.folder / EXECUTED, job.params, progress, minutes=minutes)
-            _check_outputs(job)
-            seconds = time.monotonic() - began
-            _record(job, digest, seconds, usage.memory_mb)
+        return execute(job, following(job.notebook), minutes)
     except SSLMemError as error:
         return Outcome(job, "failed", time.monotonic() - began, message=str(error))
+
+
+def execute(job: Job, progress: Progress, minutes: float | None = None) -> Outcome:
+    """Execute one job, finished or not. RunError when it fails: `kernel.Killed`, `kernel.TooLong` or another."""
+    began = time.monotonic()
+    digest = run_digest(job)  # before it runs: a source edited meanwhile must not pass as executed
+    with _alone(job), _earlier_kept(job), progress:
+        usage = kernel.execute(job.path, job.folder / EXECUTED, job.params, progress, minutes=minutes)
+        _check_outputs(job)
+        seconds = time.monotonic() - began
+        _record(job, digest, seconds, usage.memory_mb)
     return Outcome(job, "ok", seconds, usage.memory_mb, verdicts(job))
 
 
 @contextmanager
 def _alone(job: Job) -> Iterator[None]:
     """Hold the right to write a job's folder."""
-    locks = paths.BUILD / "locks"
-    with explained(locks):
-        locks.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(locks / f"{job.profile}-{job.notebook}.lock")
+    with explained(job.lock.parent):
+        job.lock.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(job.lock)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -143,7 +149,7 @@ def _alone(job: Job) -> Iterator[None]:
 @contextmanager
 def _earlier_kept(job: Job) -> Iterator[None]:
     """Run in an empty folder; the finished run that was there comes back when this one fails, beside `failed.ipynb`."""
-    kept = paths.BUILD / "kept" / job.profile / job.notebook
+    kept = job.kept
     with explained(job.folder):
         if kept.is_dir() and record(job) is None:  # a run was killed here
             shutil.rmtree(job.folder, ignore_errors=True)

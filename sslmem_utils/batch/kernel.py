@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 import threading
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,18 @@ _START_SECONDS = 300  # a loaded machine may need long to import what a kernel n
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _QUIET = "ignore:IProgress not found"  # tqdm would rather draw a widget, which no page could show
 HIDDEN = "remove-cell"  # tag by which the book leaves a cell out
+OUTPUT_LIMIT = 5_000_000  # characters that a cell may write and keep; beyond, its beginning and its end are kept
+
+
+LEFT_OUT = "\n[... some output is left out here ...]\n"
+
+
+class Killed(RunError):
+    """The kernel was killed, perhaps while it started: another attempt may succeed."""
+
+
+class TooLong(RunError):
+    """The notebook took longer than allowed."""
 
 
 @dataclass
@@ -88,23 +101,26 @@ def execute(
         output.parent.mkdir(parents=True, exist_ok=True)
         failed.unlink(missing_ok=True)
     if render and warm.AVAILABLE:
-        warm.ready(_environment(render))  # it imports while this process does
+        warm.ready(_environment(render, output.parent))  # it imports while this process does
     usage = Usage()
     watcher = threading.Thread(target=usage.watch, args=(minutes,), daemon=True)
     watcher.start()
     try:
         with _connection() as connection, log.open("wb") as stream, _event_loop():
-            manager = _manager(_environment(render), connection, stream, usage, render and warm.AVAILABLE)
+            environment = _environment(render, output.parent)
+            manager = _manager(environment, connection, stream, usage, render and warm.AVAILABLE)
             notebook = _papermill(source, partial, params, progress, manager, keep=not render)
         _finish(notebook, partial)
         os.replace(partial, output)
         log.unlink()
     except RunError as error:
-        message = f"it took longer than the {minutes:g} minutes allowed." if usage.timed_out else str(error)
+        kind, message = type(error), str(error)
+        if usage.timed_out:
+            kind, message = TooLong, f"it took longer than the {minutes:g} minutes allowed."
         if partial.is_file():
             os.replace(partial, failed)
             message = f"{message} (see {shown(failed)})"
-        raise RunError(message) from None
+        raise kind(message) from None
     finally:
         usage.done.set()
         usage.kill()
@@ -124,7 +140,7 @@ def _papermill(
 
     with source.open(encoding="utf-8") as file:
         notebook = nbformat.read(file, as_version=4)
-    total = len(notebook.cells)
+    total, heard = len(notebook.cells), _Heard(progress)
     try:
         return execute_notebook(
             notebook,
@@ -137,8 +153,9 @@ def _papermill(
             start_timeout=_START_SECONDS,
             iopub_timeout=_START_SECONDS,
             kernel_manager_class=manager,
-            stdout_file=progress,
-            stderr_file=progress,
+            stdout_file=heard,
+            stderr_file=heard,
+            on_cell_start=lambda cell, cell_index: heard.begin(cell),
             on_cell_complete=lambda cell, cell_index: progress.cell(cell_index + 1, total + 1),
             resources={"metadata": {"path": str(source.parent)}},  # the kernel's folder, as in Jupyter
         )
@@ -146,9 +163,50 @@ def _papermill(
         lines = _ANSI.sub("", str(error.evalue)).strip().splitlines() or [""]
         raise RunError(f"{error.ename}: {lines[-1]}") from None
     except DeadKernelError:
-        raise RunError("its kernel was killed; if it ran out of memory, choose a smaller profile.") from None
+        raise Killed("its kernel was killed; if it ran out of memory, choose a smaller profile.") from None
     except RuntimeError as error:
-        raise RunError(f"its kernel did not start ({error}); try `sslmem doctor`.") from None
+        raise Killed(f"its kernel did not start ({error}); try `sslmem doctor`.") from None
+
+
+class _Heard:
+    """Passes on what a notebook writes; of a cell that writes too much, the middle is dropped from the notebook."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.begin(None)
+
+    def begin(self, cell: Any) -> None:
+        """The cell whose output follows."""
+        self.cell, self.written, self.held, self.mark = cell, 0, 0, LEFT_OUT
+        self.tail: deque[tuple[Any, str, deque[str]]] = deque()  # outputs: what of each is kept, the end in pieces
+
+    def write(self, text: str) -> None:
+        """Take a piece that papermill has put at the end of the cell's outputs."""
+        self.progress.write(text)
+        self.written += len(text)
+        over = self.written - OUTPUT_LIMIT // 2
+        if over <= 0 or self.cell is None or not self.cell.outputs:
+            return
+        first = max(0, len(text) - over)
+        self.tail.append((self.cell.outputs[-1], text[:first], deque(pieces(text[first:]))))
+        self.held += len(text) - first
+        while self.held > OUTPUT_LIMIT // 2:
+            output, head, rest = self.tail[0]  # it stays in its place, because displays are known by theirs
+            while rest and self.held > OUTPUT_LIMIT // 2:
+                self.held -= len(rest.popleft())
+            output.text = head + self.mark + "".join(rest)
+            if not rest:
+                self.tail.popleft()
+                self.mark = ""
+
+    def flush(self) -> None:
+        """Called after each `write`."""
+        self.progress.flush()
+
+
+def pieces(text: str, size: int = 50_000) -> Iterator[str]:
+    """A text in pieces of at most so many characters."""
+    return (text[start : start + size] for start in range(0, len(text), size))
 
 
 def _finish(notebook: Any, path: Path) -> None:
@@ -163,9 +221,9 @@ def _finish(notebook: Any, path: Path) -> None:
     path.write_text(nbformat.writes(notebook), encoding="utf-8")
 
 
-def _environment(render: bool) -> dict[str, str]:
+def _environment(render: bool, outputs: Path) -> dict[str, str]:
     """Environment of the kernel: this project, this package, no startup files of the user, no needless warnings."""
-    known = {name: value for name, value in os.environ.items() if name != "SSLMEM_RENDER"}
+    known = {name: value for name, value in os.environ.items() if name not in ("SSLMEM_RENDER", "SSLMEM_RUN")}
     search = [str(paths.PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
         **known,
@@ -175,7 +233,7 @@ def _environment(render: bool) -> dict[str, str]:
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         "PYTHONWARNINGS": ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), _QUIET])),
         "IPYTHONDIR": str(paths.BUILD.resolve() / "ipython"),
-        **({"SSLMEM_RENDER": "1"} if render else {}),
+        **({"SSLMEM_RENDER": "1"} if render else {"SSLMEM_RUN": str(outputs.resolve())}),
     }
 
 

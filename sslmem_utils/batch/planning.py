@@ -25,17 +25,35 @@ _ABOUT = re.compile(r"^#\s*about:\s*([\d.]+)\s*min,\s*([\d.]+)\s*GB", re.MULTILI
 
 @dataclass(frozen=True)
 class Job:
-    """One notebook to execute: where it is, its profile and all parameters to inject."""
+    """One notebook to execute: where it is, its profile and all parameters to inject.
+
+    `into` is the folder of its outputs; None is the usual one of its notebook and profile.
+    """
 
     notebook: str
     path: Path
     profile: str
     params: dict[str, Any]
+    into: Path | None = None
 
     @property
     def folder(self) -> Path:
         """Where the run keeps its outputs."""
-        return runs.folder_of(self.notebook, self.profile)
+        return self.into or runs.folder_of(self.notebook, self.profile)
+
+    @property
+    def kept(self) -> Path:
+        """Where the finished run is kept while the job is executed again."""
+        if self.into:
+            return self.into.with_name(f"{self.into.name}.kept")
+        return paths.BUILD / "kept" / self.profile / self.notebook
+
+    @property
+    def lock(self) -> Path:
+        """The file that is locked while the job is executed."""
+        if self.into:
+            return self.into.with_name(f".{self.into.name}.lock")
+        return paths.BUILD / "locks" / f"{self.profile}-{self.notebook}.lock"
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ class Run:
     def __init__(self, notebook: str, params: dict[str, Any], render: bool) -> None:
         self.notebook, self.params, self.render = notebook, params, render
         self.profile: str = params["profile"]
-        self.folder = folder_of(notebook, self.profile)
+        self.folder = paths.run_folder() or folder_of(notebook, self.profile)
         self.source = results_of(notebook, self.profile) if render else self.folder
         self.tables: dict[str, pd.DataFrame] = {}
         self.sidecars: dict[str, dict[str, Any]] = tables.sidecars(self.source) if render else {}
@@ -96,7 +96,7 @@ class Run:
     def command(self) -> str:
         """The command that makes this run's results anew."""
         command = f"sslmem run {self.notebook[:2]} --profile {self.profile}"
-        return f"{command} && sslmem results export {self.profile}" if self.render else command
+        return f"{command} && sslmem results export --profile {self.profile}" if self.render else command
 
     def table(
         self, name: str, compute: Callable[[], pd.DataFrame], caption: str = "", pictures_of: str | None = None
