@@ -21,7 +21,7 @@ ORDER = (
     *("errors", "versions", "allocation", "paths", "specs", "registry", "store"),
     *("data", "splits", "canaries", "views", "encoders", "methods", "recipes", "training", "scoring", "probes"),
     *("stats", "pairs", "ensembles", "rivals", "validation", "dejavu", "privacy", "removal", "theory"),
-    *("figures", "claims", "own", "runs", "batch", "book", "cli", "__main__"),
+    *("figures", "claims", "own", "runs", "batch", "grid", "sharing", "book", "cli", "__main__"),
 )
 # What a module must not know although the order would allow it.
 NEVER = {
@@ -36,7 +36,10 @@ NEVER = {
     "claims": {"torch"},
 }
 # Loaded by every command and by every page rendered from committed results.
-WITHOUT_TORCH = ("paths", "specs", "versions", "store", "stats", "figures", "claims", "runs", "batch", "cli")
+WITHOUT_TORCH = (
+    *("paths", "specs", "versions", "store", "stats", "figures", "claims"),
+    *("runs", "batch", "grid", "sharing", "cli"),
+)
 BOOKS = sorted(NOTEBOOKS.glob("*.ipynb"))
 
 

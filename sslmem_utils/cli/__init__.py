@@ -40,9 +40,11 @@ class _Group(TyperGroup):
 _OPTIONS = {"no_args_is_help": True, "pretty_exceptions_enable": False, "rich_markup_mode": None}
 app = typer.Typer(cls=_Group, add_completion=False, help="Memorization in self-supervised learning.", **_OPTIONS)
 data_app = typer.Typer(help="Import and list datasets.", **_OPTIONS)
-results_app = typer.Typer(help="Committed results.", **_OPTIONS)
+results_app = typer.Typer(help="Hand results on, take them in.", **_OPTIONS)
+store_app = typer.Typer(help="What is kept of past computations.", **_OPTIONS)
 app.add_typer(data_app, name="data")
 app.add_typer(results_app, name="results")
+app.add_typer(store_app, name="store")
 
 Notebooks = Annotated[list[str] | None, typer.Argument(metavar="[NN]...", help="numbers or names; none means all")]
 
@@ -213,26 +215,23 @@ def _images(row: dict) -> int:
     return sum(row["parts"].values()) or row["images"]
 
 
-@results_app.command("export")
-def results_export(
-    profile: Annotated[str, typer.Argument(help="profile that was run here")],
-    notebooks: Notebooks = None,
-    without_pictures: Annotated[
-        bool, typer.Option("--without-pictures", help="blank out pictures that may not be redistributed")
-    ] = False,
-) -> None:
-    """Copy tables and claims of finished runs into results/, ready to commit."""
-    from ..batch import export
-
-    for line in export.export(profile, notebooks or [], without_pictures):
-        print(line)
-
-
+from .grid import grid  # noqa: E402
 from .plan import plan  # noqa: E402
+from .results import results_export, results_import  # noqa: E402
 from .score import remove, score  # noqa: E402  (long lists of options, kept in their own files)
+from .status import status  # noqa: E402
+from .store import store_list, store_prune, store_show, store_verify  # noqa: E402
 from .train import train  # noqa: E402
 
 app.command()(train)
 app.command()(plan)
 app.command()(score)
 app.command()(remove)
+app.command()(grid)
+app.command()(status)
+results_app.command("export")(results_export)
+results_app.command("import")(results_import)
+store_app.command("list")(store_list)
+store_app.command("show")(store_show)
+store_app.command("verify")(store_verify)
+store_app.command("prune")(store_prune)
