@@ -14,10 +14,10 @@ from sslmem_utils import book
 from sslmem_utils.errors import SSLMemError
 from sslmem_utils.runs import tables
 
-from . import gpu, learning, precision, roofline, scoring, table, training, views
+from . import gpu, grid, learning, precision, roofline, scoring, table, training, views
 
 SPEED = (views, roofline, training, scoring, precision, gpu)
-LINES = {module.LINE: module for module in (*SPEED, learning)}
+LINES = {module.LINE: module for module in (*SPEED, learning, grid)}
 BRIEF = table.Effort(repeats=2, scale=0.5)
 
 

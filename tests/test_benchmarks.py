@@ -21,12 +21,13 @@ import torch
 from lightly.loss import NTXentLoss
 
 from benchmarks import __main__ as command
-from benchmarks import cases, gpu, measure, precision, roofline, scoring, table, training, usual, views
+from benchmarks import cases, gpu, grid, measure, precision, roofline, scoring, table, training, usual, views
 from benchmarks.cases import Case
 from sslmem_utils import book, figures, paths
 from sslmem_utils import training as ours
 from sslmem_utils import views as our_views
 from sslmem_utils.errors import SpecError
+from sslmem_utils.grid import plan as grid_plan
 from sslmem_utils.methods import Batch
 from sslmem_utils.specs import ComputeSpec, seed_of
 
@@ -270,6 +271,25 @@ def test_operations_are_those_of_the_layers_and_of_the_loss() -> None:
     pairs = 4 * 3 * 2 * b * 64
     assert roofline.forward_flops(MLP) == 2 * sum(weights[: len(widths) - 1])
     assert roofline.flops(Case("mlp", (1, 28, 28), batch=b)) == layers + pairs
+
+
+def test_grid_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Three seconds to start, 4 ms a job beside its own 100 ms, two at a time."""
+
+    def run(engine: str, plan: Callable, size: int) -> grid.Run:
+        return grid.Run(3 + size * (0.1 / 2 + 0.004), 0.1 * size, size, 2, (100.0, 101.0))
+
+    monkeypatch.setattr(grid, "run", run)
+    frame = checked([row for name, work in grid.tasks(TINY) if name.endswith("process") for row in work()])
+    assert set(frame["case"]) == {"tiny computations", "notebooks"}
+    found = frame.groupby("quantity")["median"].mean().to_dict()
+    expected = {"overhead": 4.0, "own time": 100.0, "start": 3.0, "driver's memory": 101.0, "its growth": 1.0}
+    assert found == pytest.approx(expected)
+    monkeypatch.setattr(paths, "PROFILES", tmp_path / "notebooks" / "profiles")
+    monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path / "notebooks")
+    for plan in (grid.computations, grid.notebooks):
+        (tmp_path / "plan.yaml").write_text(plan(tmp_path, 3))
+        assert len(grid_plan.read(tmp_path / "plan.yaml").wanted) == 3
 
 
 @pytest.mark.parametrize("work", [gpu.in_streams, gpu.stacked], ids=lambda work: work.__name__)

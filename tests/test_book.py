@@ -67,7 +67,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict
     steps = {"nothing": plain(root), "run": sslmem(root, "run"), "here": sslmem(root, "book", "--profile", "quick")}
     html = root / "_build/html"
     shutil.copytree(html, root / "here")
-    steps["export"] = sslmem(root, "results", "export", "quick")
+    steps["export"] = sslmem(root, "results", "export")
     steps["committed"] = plain(root)
     yield root, steps
 

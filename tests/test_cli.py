@@ -56,7 +56,7 @@ TRAIN = [  # these load torch and lightly
         (["book", "--profile", "quick", "--committed"], 2, "choose one of"),
         (["data", "show", "digit"], 2, "error: unknown dataset 'digit'; did you mean digits?"),
         (["data", "import", "new", "missing.zip"], 1, "error: "),
-        (["results", "export", "quick"], 1, "error: no notebook was run here with profile quick"),
+        (["results", "export"], 1, "error: no notebook was run here with profile quick"),
         (["train", "digits", "--output", "scores.txt"], 2, "written as .csv or .parquet"),
         *(pytest.param(*case, marks=pytest.mark.slow) for case in TRAIN),
     ],

@@ -86,7 +86,7 @@ def test_every_import_of_the_package_is_declared() -> None:
     # Parts of a declared package that is bound to bring them: jupyter-book its Sphinx, papermill its notebook format.
     bundled = {"sphinx": "jupyter-book", "docutils": "jupyter-book", "myst-nb": "jupyter-book", "timm": "lightly"}
     bundled |= {"nbformat": "papermill", "nbclient": "papermill", "ipython": "ipykernel"}
-    bundled |= {"jupyter-client": "ipykernel", "jupyter-core": "ipykernel"}
+    bundled |= {"jupyter-client": "ipykernel", "jupyter-core": "ipykernel", "jinja2": "nbconvert"}
     assert set(bundled.values()) <= runtime
     undeclared: dict[str, list[str]] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
