@@ -14,7 +14,7 @@ unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV CONDA_PREFIX
 # Compiled once and kept in .venv: without, every process spends 10 s on it before it has imported torch.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help paper book test bench env lock lint clean
+.PHONY: help paper book test grids bench env lock lint clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -34,7 +34,10 @@ book: env ## render the book from the committed results; computes nothing
 
 test: env ## run the tests
 	@echo "==> running the tests with $(WORKERS) workers of one thread each"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not grid" $(ARGS)
+
+grids: env ## run the tests of whole grids: real workers, kernels and nodes that are killed
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m grid $(ARGS)
 
 bench: env ## measure speeds against the usual pipeline, under 10 minutes; ARGS='--only views' measures one line
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks $(ARGS)

@@ -256,6 +256,7 @@ def test_states_are_found_by_name_and_damage_is_told(project: Path) -> None:
 
 
 # ---------------------------------------------------------------- the command
+@pytest.mark.grid
 @pytest.mark.slow
 def test_processes_make_the_same_tables_as_one_and_resume(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entries = [

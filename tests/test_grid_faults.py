@@ -89,6 +89,7 @@ def by_label(found: list[state.JobState]) -> dict[str, state.JobState]:
 
 
 # ---------------------------------------------------------------- killed
+@pytest.mark.grid
 @pytest.mark.slow
 def test_a_killed_kernel_and_a_killed_worker_cost_an_attempt(project: Path) -> None:
     book(project, "01_kernel", KILLS_KERNEL)
@@ -128,6 +129,7 @@ def _log(job: state.JobState) -> str:
     return (Path(job.folder) / "log.txt").read_text()
 
 
+@pytest.mark.grid
 @pytest.mark.slow
 def test_a_killed_driver_leaves_no_process_and_its_successor_does_what_is_missing(project: Path) -> None:
     book(project, "01_waits", WAITS)
@@ -152,6 +154,7 @@ def test_a_killed_driver_leaves_no_process_and_its_successor_does_what_is_missin
     assert sorted(counted) == ["1", "1", "2", "2", "3"], "the two that were cut off, and nothing else, again"
 
 
+@pytest.mark.grid
 @pytest.mark.slow
 def test_two_drivers_share_the_work_and_do_nothing_twice(project: Path) -> None:
     book(project, "01_counted", COUNTED + "time.sleep(1)")
@@ -181,6 +184,7 @@ def test_a_job_that_another_run_is_at_is_left_to_it(project: Path) -> None:
 
 
 # ---------------------------------------------------------------- too long, too much
+@pytest.mark.grid
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["serial", "process"])
 def test_a_computation_that_does_not_end_is_stopped(project: Path, engine: str) -> None:
@@ -194,6 +198,7 @@ def test_a_computation_that_does_not_end_is_stopped(project: Path, engine: str) 
     assert "longer than the 0.4 minutes allowed" in found[0].message and "which failed" in found[1].message
 
 
+@pytest.mark.grid
 @pytest.mark.slow
 def test_a_notebook_that_hangs_is_stopped_and_kept(project: Path) -> None:
     book(project, "01_hangs", SLEEPS + "time.sleep(600)")
@@ -233,6 +238,7 @@ def on_small_disk(root: Path, size: str) -> tuple[str, ...]:
     return before
 
 
+@pytest.mark.grid
 @pytest.mark.slow
 def test_a_full_disk_is_named_and_the_rest_is_done(project: Path) -> None:
     book(project, "01_toy")
@@ -247,6 +253,7 @@ def test_a_full_disk_is_named_and_the_rest_is_done(project: Path) -> None:
     assert all("no space is left" in one.message and one.attempts == 1 for one in full)
 
 
+@pytest.mark.grid
 @pytest.mark.slow
 def test_a_store_made_read_only_midway_is_named_and_the_rest_is_done(project: Path) -> None:
     script = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0"'

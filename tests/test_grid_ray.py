@@ -29,7 +29,7 @@ TOKEN = "a-token-of-the-tests-that-no-other-cluster-has"
 
 def on_ray(test: Callable[..., None]) -> Callable[..., None]:
     """Marks of a test that starts Ray; Ray has warnings of its own."""
-    test = pytest.mark.filterwarnings("ignore")(pytest.mark.slow(test))
+    test = pytest.mark.filterwarnings("ignore")(pytest.mark.grid(pytest.mark.slow(test)))
     return pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason=REASON)(test)
 
 

@@ -162,7 +162,7 @@ def test_pilots_that_cannot_tell_noise_from_signal_are_refused() -> None:
         stats.planner(table.assign(index=table["index"] + 1000 * table["seed"]))
     with pytest.raises(DataError, match="one representation, found pooled, projector"):
         stats.planner(pd.concat([table, table.assign(representation="projector")]))
-    with pytest.raises(DataError, match="found 3 of 810 that are not finite"):
+    with pytest.raises(DataError, match="found 3 of 270 that are not finite"):
         stats.planner(table.assign(m_rel=table["m_rel"].where(table.index > 2)))
     with pytest.raises(DataError, match="a seed whose scores are all equal"):
         stats.planner(table.assign(m_rel=table["m_rel"].where(table["seed"] > 0, 0.5)))

@@ -303,7 +303,7 @@ from sslmem_utils.specs import TrainSpec
 from sslmem_utils.store import Store
 training.single.CHECKPOINT_SECONDS = 0.0
 folder = training.train(TrainSpec.model_validate_json(sys.argv[2]), Store(Path(sys.argv[1])))
-sys.stdout.write(f"{folder}\n")  # in one piece: two ranks share the pipe
+sys.stdout.write(f"{folder}\\n")  # in one piece: two ranks share the pipe
 """
 
 

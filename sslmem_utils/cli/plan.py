@@ -34,7 +34,7 @@ def plan(
     table = read_scores(scores)
     said = table.attrs.get("settings", {})
     if seconds_per_encoder is None:  # as long as the pilot's own encoders took
-        seconds_per_encoder = said.get("seconds_per_encoder")
+        seconds_per_encoder = float(found) if (found := said.get("seconds_per_encoder")) else None
     views = views or said.get("score", said).get("views", ScoreSpec().views)
     if "representation" in table:
         known = list(map(str, table["representation"].unique()))
