@@ -141,6 +141,8 @@ def test_a_new_encoder_is_one_class() -> None:
         assert build("test_flat", (1, 2, 2), scale=3)(torch.ones(1, 1, 2, 2)).tolist() == [[3, 3, 3, 3]]
     finally:
         del ENCODERS._entries["test_flat"]
+    with pytest.raises(TypeError, match="abstract method '?pooled"):
+        type("Empty", (Encoder,), {})()
 
 
 # ---------------------------------------------------------------- the networks themselves

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
@@ -22,8 +23,8 @@ LAYER = "layer:"  # representation `layer:NAME`: the output of the module NAME o
 PIXELS = {"half": ((0.5,), (0.5,)), "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
 
 
-class Encoder(nn.Module):
-    """Base of all encoders. Subclasses set `dim` and define `layers` and `pooled`, the latter on normalised images.
+class Encoder(nn.Module, ABC):
+    """Base of all encoders. Subclasses set `dim`, define `pooled` on normalised images, and `layers` where blocks nest.
 
     `shape` (c, h, w) is that of the images it was built for.
     """
@@ -40,9 +41,9 @@ class Encoder(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
+    @abstractmethod
     def pooled(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         """The backbone's output, one vector an image."""
-        raise NotImplementedError(f"{type(self).__name__} must define pooled(x)")
 
     def represent(
         self, x: Float[Tensor, "b c h w"], representation: str, hidden: Bool[Tensor, "b t"] | None
@@ -51,8 +52,11 @@ class Encoder(nn.Module):
         return self.pooled(x)
 
     def layers(self) -> list[str]:
-        """Names of the layers to score, one a block, in order of depth; `layer:NAME` is such a representation."""
-        raise NotImplementedError(f"{type(self).__name__} must define layers()")
+        """Names of the layers to score, one a block, in order of depth; `layer:NAME` is such a representation.
+
+        Unless a subclass knows better, the modules that it is made of.
+        """
+        return [name for name, _ in self.named_children()]
 
     def modules_by_name(self) -> dict[str, nn.Module]:
         """Every module whose output may be asked for as a layer."""

@@ -381,5 +381,6 @@ def forecast(plan: Plan, engine: str = "serial", jobs: int | None = None) -> str
     text = display.aligned(rows) + (f"\nand {more:,} more" if more > 0 else "")
     done = len(driver.state.jobs) - len(left)
     unknown = f", and {len(left) - len(known):,} jobs that nothing is known of" if len(known) < len(left) else ""
-    total = f"about {runs.duration(sum(known) / slots)}, {slots} at a time{unknown}" if left else "nothing to do"
+    about = f"about {runs.duration(sum(known) / slots)}" if known else "nobody knows how long"
+    total = f"{about}, {slots} at a time{unknown if known else ''}" if left else "nothing to do"
     return f"{text}\n\n{len(driver.state.jobs):,} jobs, {done:,} done before, {len(left):,} to do: {total}"

@@ -8,11 +8,12 @@ import os
 import signal
 import socket
 import threading
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, ProcessPoolExecutor, wait
 from multiprocessing import get_all_start_methods, get_context, parent_process
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from ..batch.kernel import TooLong
@@ -23,7 +24,7 @@ Ended = list[tuple[GridJob, dict[str, Any] | None, str]]
 TIMEOUT, DIED = "timeout", "worker died"
 
 
-class Engine:
+class Engine(contextlib.AbstractContextManager):
     """Works on at most `slots` jobs at a time; a context manager.
 
     `submit` starts a job. `ended` waits for at most `timeout` seconds and returns what has ended since: the job, its
@@ -33,13 +34,13 @@ class Engine:
 
     slots = 1
 
+    @abstractmethod
     def submit(self, job: GridJob, attempt: int) -> None:
         """Start a job; the driver has no more than `slots` under way."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ended(self, timeout: float) -> Ended:
         """The jobs that have ended since the last call."""
-        raise NotImplementedError
 
     def kill(self, job: GridJob) -> None:
         """End a job whose time is up, with every process it started."""
@@ -51,12 +52,7 @@ class Engine:
     def close(self) -> None:
         """End all workers."""
 
-    def __enter__(self) -> Engine:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
 

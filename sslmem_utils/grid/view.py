@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import AbstractContextManager
 from datetime import datetime
-from types import TracebackType
 from typing import Any
 
 from ..runs import display, duration
@@ -16,7 +16,7 @@ COLOURS = {"done": "green", "cached": "cyan", "running": "yellow", "failed": "re
 _RUNNING, _FAILED = 12, 6  # jobs shown by name at most
 
 
-class Live:
+class Live(AbstractContextManager):
     """Shows a grid while it runs: call `update` with each new state. A context manager, so that the table is closed."""
 
     def __init__(self, stream: Any = None) -> None:
@@ -44,12 +44,7 @@ class Live:
             self._table.stop()
             self._table = None
 
-    def __enter__(self) -> Live:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def _draw(self, state: GridState) -> None:

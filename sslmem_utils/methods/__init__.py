@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ class Batch:
     hidden: Bool[Tensor, "n _ t"] | None = None
 
 
-class Method(nn.Module):
+class Method(nn.Module, ABC):
     """Base of all methods: holds the encoder and the heads that are used for training only.
 
     Subclasses define `forward(batch)`, the training loss, and, when they have one, `projector`, a module from pooled
@@ -54,9 +55,9 @@ class Method(nn.Module):
         """The policies of one step and how many views of each image they draw."""
         return ((view, self.views),)
 
+    @abstractmethod
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
         """Training loss of a batch."""
-        raise NotImplementedError(f"{type(self).__name__} must define forward(batch)")
 
     def before_step(self, done: float) -> None:
         """What comes between the gradients and an optimizer step; `done` is the share of all steps taken so far."""
