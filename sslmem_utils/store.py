@@ -197,6 +197,15 @@ class Store:
         finally:
             lock.release()
 
+    def drop_damaged(self, kind: str, key: str) -> str:
+        """Remove an artifact whose checksums are wrong, as it stands in the way of a good one; what was wrong."""
+        try:
+            self.get(kind, key)
+        except StoreError as error:
+            self.remove(kind, key)
+            return str(error)
+        return ""
+
     def checkpoint(self, kind: str, key: str) -> Path:
         """The file in which a computation under way keeps its state, in a folder of its own that `forget` removes."""
         return self.root / _CHECKPOINTS / f"{kind}-{key}" / "state.safetensors"

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ..errors import SpecError, StoreError
+from ..errors import SpecError
 from ..specs import ComputeSpec, DatasetSpec, ScoreSpec, Seed, Spec, TrainSpec, digest
 from ..store import Store
 from ..versions import version_of
@@ -188,7 +188,7 @@ def compute(job: GridJob, store: Store, say: Say) -> Path:
     Raises SpecError when this machine would compute something else than the plan's did (other data, another version).
     """
     params = COMPUTATIONS[job.kind](**job.params)
-    _set_aside_damaged(store, STORED[job.kind], job.id, say)
+    _drop_damaged(store, STORED[job.kind], job.id, say)
     if job.kind == "train":
         spec = spec_of(params)
         _same(job, _checked(spec))
@@ -204,13 +204,9 @@ def _same(job: GridJob, found: str) -> None:
         )
 
 
-def _set_aside_damaged(store: Store, kind: str, key: str, say: Say) -> None:
-    """Remove an artifact whose checksums are wrong: nothing reads it, and it stands in the way of a good one."""
-    try:
-        store.get(kind, key)
-    except StoreError as error:
-        say(f"damaged, computed again: {error}")
-        store.remove(kind, key)
+def _drop_damaged(store: Store, kind: str, key: str, say: Say) -> None:
+    if damage := store.drop_damaged(kind, key):
+        say(f"damaged, computed again: {damage}")
 
 
 def _train(spec: TrainSpec, store: Store, say: Say) -> Path:
@@ -219,7 +215,7 @@ def _train(spec: TrainSpec, store: Store, say: Say) -> Path:
     def epoch(done: int, total: int, metrics: dict[str, float]) -> None:
         say(f"epoch {done} of {total}, loss {metrics['loss']:.3f}")
 
-    _set_aside_damaged(store, training.KIND, training.key(spec, data.load(spec.dataset).fingerprint), say)
+    _drop_damaged(store, training.KIND, training.key(spec, data.load(spec.dataset).fingerprint), say)
     return training.train(spec, store, epoch)
 
 

@@ -78,13 +78,8 @@ def put_artifact(store: Store, kind: str, key: str, files: Files) -> None:
         for name in found:
             (folder / name).write_bytes(files[name])
 
-    try:
-        if store.get(kind, key) is not None:
-            return
-    except StoreError:  # the one that is there is damaged
-        store.remove(kind, key)
-    with store.lock(kind, key):
-        store.put(kind, key, write, manifest["meta"])
+    store.drop_damaged(kind, key)
+    store.compute(kind, key, write, manifest["meta"])
 
 
 def needed(job: GridJob, store: Store | None = None) -> dict[str, Files]:
