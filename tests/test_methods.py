@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing
+from lightly.loss import NTXentLoss
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn.functional import normalize
@@ -19,6 +20,7 @@ from sslmem_utils import data, encoders, methods, views
 from sslmem_utils.errors import SpecError
 from sslmem_utils.methods import METHODS, Batch, Method
 from sslmem_utils.methods.parts import in_full
+from sslmem_utils.methods.simclr import NTXent
 from sslmem_utils.specs import DatasetSpec, EncoderSpec, MethodSpec, SplitSpec, TrainSpec, ViewSpec
 
 SHAPE = (1, 8, 8)
@@ -116,6 +118,17 @@ def test_simclr_is_nt_xent(layers: int) -> None:
     batch = batch_of(method, n=6)
     assert_close(method(batch), nt_xent(*projections(method, batch), 0.3))
     assert len([m for m in method.projector.modules() if isinstance(m, nn.Linear)]) == layers
+
+
+@pytest.mark.parametrize(("images", "width"), [(2, 3), (25, 64), (125, 128)])
+def test_nt_xent_has_the_bits_of_lightly(images: int, width: int) -> None:
+    """Value and gradient, where the boolean mask of lightly's loss is left out."""
+    z = torch.randn(2 * images, width, generator=torch.Generator().manual_seed(images), requires_grad=True)
+    found = []
+    for criterion in (NTXentLoss(0.2), NTXent(0.2)):
+        loss = criterion(*z.unflatten(0, (2, images)))
+        found.append((loss, *torch.autograd.grad(loss, z)))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 def negative_cosine(p: Tensor, z: Tensor) -> Tensor:

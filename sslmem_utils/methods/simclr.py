@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from lightly.loss import NTXentLoss
 from lightly.models.modules.heads import ProjectionHead, SimCLRProjectionHead
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from ..encoders import Encoder
 from . import METHODS, Batch, Method, gathers, stacked
 from .parts import normed
+
+
+class NTXent(NTXentLoss):
+    """lightly's loss to the last bit; in one process similarities of views to themselves go by a change of shape.
+
+    lightly does it with a boolean mask, for which the host must wait until a GPU has counted what is left.
+    """
+
+    def forward(self, out0: Float[Tensor, "b p"], out1: Float[Tensor, "b p"]) -> Float[Tensor, ""]:
+        if self.gather_distributed:
+            return super().forward(out0, out1)
+        z = normalize(out0, dim=1), normalize(out1, dim=1)
+        z00, z01, z10, z11 = (torch.einsum("nc,mc->nm", a, b) / self.temperature for a in z for b in z)
+        rows = [torch.cat([z01, _without_diagonal(z00)], dim=1), torch.cat([z10, _without_diagonal(z11)], dim=1)]
+        labels = torch.arange(len(out0), device=out0.device).repeat(2)
+        return self.cross_entropy(torch.cat(rows), labels)
+
+
+def _without_diagonal(square: Float[Tensor, "b b"]) -> Float[Tensor, "b _"]:
+    n = len(square)
+    return square.flatten()[1:].view(n - 1, n + 1)[:, :-1].reshape(n, n - 1)
 
 
 @METHODS.register("simclr")
@@ -32,7 +55,7 @@ class SimCLR(Method):
             else ProjectionHead([(encoder.dim, output, None, None)])
         )
         self.projector = normed(head, norm)
-        self.criterion = NTXentLoss(temperature, gather_distributed=gathers())
+        self.criterion = NTXent(temperature, gather_distributed=gathers())
 
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
         x = batch.views[0]
