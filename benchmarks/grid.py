@@ -27,7 +27,7 @@ from . import table
 
 LINE = "grid"
 ENGINES = ("serial", "process", "ray")
-TINY, NOTEBOOKS = (20, 320), (2, 8)  # jobs of the small and of the large run
+TINY, NOTEBOOKS = (20, 500), (2, 30)  # jobs of the small and of the large run
 _CELLS = (
     'profile: str = "quick"\nnumber: int = 0',
     'from sslmem_utils import runs\n\nrun = runs.start("90_tiny", globals())',

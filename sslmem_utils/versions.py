@@ -13,8 +13,12 @@ RESULT_VERSIONS = {
     "methods": 1,
     "training": 1,
     "scoring": 1,
+    "probes": 1,
     "stats": 1,
     "rivals": 1,
+    "lengths": 1,
+    "typicality": 1,
+    "comparison": 1,
     "theory": 1,
 }
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from projects import TOY, environment, inside, sslmem, write_notebook
 
-from sslmem_utils import grid, pairs, training
+from sslmem_utils import grid, pairs, probes, training
 from sslmem_utils.errors import DataError, RunError, SpecError, StoreError
 from sslmem_utils.grid import computations, jobs, state
 from sslmem_utils.store import Store
@@ -189,7 +189,8 @@ def test_a_score_is_that_of_the_package_and_is_computed_once(project: Path) -> N
     expected = pairs.scores(base, [1], [setting])
     pd.testing.assert_frame_equal(tables(found)["score digits simclr seed=1"], expected)
     knn = tables(found)["probe f digits simclr seed=0"]
-    assert 0 <= knn["knn"][0] <= 1 and list(knn["queries"]) == [40]
+    pd.testing.assert_frame_equal(knn, probes.of(pairs.pair_specs(base, 0)[0]))
+    assert jobs.STORED["probe"] == probes.KIND and computations.TABLE == probes.TABLE
     known = state.load("tiny")
     assert known.finished and known.counts() == {"done": 7} and not state.is_running(known)
     assert all(one.attempts == 1 and one.memory_mb > 10 and one.worker for one in known.jobs)

@@ -20,7 +20,9 @@ from sslmem_utils.paths import NOTEBOOKS, PACKAGE, PROFILES, RESULTS, ROOT
 ORDER = (
     *("errors", "versions", "allocation", "paths", "specs", "registry", "store"),
     *("data", "splits", "canaries", "views", "encoders", "methods", "recipes", "training", "scoring", "probes"),
-    *("stats", "pairs", "ensembles", "rivals", "validation", "dejavu", "privacy", "removal", "theory"),
+    *("stats", "pairs", "ensembles", "rivals", "typicality"),
+    *("validation", "comparison", "lengths"),
+    *("dejavu", "privacy", "removal", "theory"),
     *("figures", "claims", "own", "runs", "batch", "grid", "sharing", "book", "cli", "__main__"),
 )
 # What a module must not know although the order would allow it.

@@ -7,7 +7,10 @@ tables, compute no more than means and intervals over seeds (`stats`), and write
 your own. A mean of one seed has no interval and is drawn hollow.
 """
 
+from .along import along
+from .doses import dose_response
 from .lines import convergence, curves, roofline
+from .matrices import heatmap, table_with_bars
 from .scores import distribution_of_sets, forest, gallery, scatter_rank, set_means
 from .style import COLORS, INK, LABELS, RC, SIZES, alt, colors, label, style, to_svg
 
@@ -17,17 +20,21 @@ __all__ = [
     "LABELS",
     "RC",
     "SIZES",
+    "along",
     "alt",
     "colors",
     "convergence",
     "curves",
     "distribution_of_sets",
+    "dose_response",
     "forest",
     "gallery",
+    "heatmap",
     "label",
     "roofline",
     "scatter_rank",
     "set_means",
     "style",
+    "table_with_bars",
     "to_svg",
 ]

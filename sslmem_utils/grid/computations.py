@@ -55,7 +55,7 @@ class Score(Train):
 
 
 class Probe(Train):
-    """kNN accuracy of one encoder on the external images, which it never saw."""
+    """kNN and linear accuracy of one encoder on labelled images that neither f nor g has seen."""
 
 
 COMPUTATIONS: dict[str, type[Train]] = {"train": Train, "score": Score, "probe": Probe}
@@ -125,8 +125,8 @@ def jobs_of(kind: str, given: Mapping[str, Any], varied: tuple[str, ...], plan: 
     sides = ("f", "g") if kind == "score" else (params.which,)
     encoders = [_train_job(Train(**common).but(which=side), varied, plan, wanted=False) for side in sides]
     yield from encoders
-    identity = _identity(kind, params, [encoder.id for encoder in encoders])
-    cost = f"{params.views} views" if isinstance(params, Score) else f"{params.external} images"
+    identity = _identity(params, [encoder.id for encoder in encoders])
+    cost = f"{params.views} views" if isinstance(params, Score) else "images"
     spec = base_spec(params)
     yield GridJob(
         plan=plan,
@@ -139,12 +139,14 @@ def jobs_of(kind: str, given: Mapping[str, Any], varied: tuple[str, ...], plan: 
     )
 
 
-def _identity(kind: str, params: Train, encoders: list[str]) -> str:
+def _identity(params: Train, encoders: list[str]) -> str:
     """Key of the artifact: what trained the encoders, and how they are measured."""
     if not isinstance(params, Score):
-        return digest(kind, encoders, version_of("training"))
+        from .. import probes
+
+        return probes.key(spec_of(params))
     setting = setting_of(params)
-    return digest(kind, encoders, setting.but(view=base_spec(params).view).key(), version_of("scoring", "views"))
+    return digest("score", encoders, setting.but(view=base_spec(params).view).key(), version_of("scoring", "views"))
 
 
 def _train_job(params: Train, varied: tuple[str, ...], plan: str, wanted: bool) -> GridJob:
@@ -224,7 +226,7 @@ def _score(job: GridJob, params: Score, store: Store, say: Say) -> Path:
 
     base, setting = base_spec(params), setting_of(params)
     specs = pairs.pair_specs(base, params.seed)
-    _same(job, _identity("score", params, [_checked(spec) for spec in specs]))
+    _same(job, _identity(params, [_checked(spec) for spec in specs]))
 
     def write(folder: Path) -> None:
         for spec in specs:  # one after the other in this process; on a store of its own a node may lack an encoder
@@ -238,20 +240,11 @@ def _score(job: GridJob, params: Score, store: Store, say: Say) -> Path:
 
 
 def _probe(job: GridJob, params: Probe, store: Store, say: Say) -> Path:
-    import pandas as pd
-
-    from .. import training
+    from .. import probes
 
     spec = spec_of(params)
-    _same(job, _identity("probe", params, [_checked(spec)]))
-
-    def write(folder: Path) -> None:
-        _train(spec, store, say)
-        given = training.inputs(spec)
-        monitor = training.Monitor.of(given.images, given.rows, given.split.external, every=1)
-        knn, spread = monitor.look(training.load(spec, store))
-        facts = {"knn": [knn], "spread": [spread], "bank": [len(monitor.bank)], "queries": [len(monitor.queries)]}
-        pd.DataFrame(facts).to_parquet(folder / TABLE, index=False)
-        say(f"kNN accuracy {knn:.3f}")
-
-    return store.compute(STORED["probe"], job.id, write, {"params": job.params, "label": job.label})
+    _same(job, _identity(params, [_checked(spec)]))
+    _train(spec, store, say)
+    found = probes.of(spec, store)
+    say(f"kNN accuracy {found['knn'][0]:.3f}, linear accuracy {found['linear'][0]:.3f}")
+    return store.path(STORED["probe"], job.id)
