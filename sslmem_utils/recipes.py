@@ -66,3 +66,8 @@ def recipe(
         fields["batch"] = min(fields["batch"], shared + candidate)
     split = SplitSpec(shared=shared, candidate=candidate, independent=candidate, external=external)
     return TrainSpec(dataset=dataset, split=split, compute=compute or ComputeSpec(), **fields)
+
+
+def representation(spec: TrainSpec) -> str:
+    """Where encoders of a recipe are scored: MAE at the mean of its visible patches, others at the pooled output."""
+    return "mean_patch" if spec.method.name == "mae" else "pooled"

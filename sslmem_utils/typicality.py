@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float32, Int64
 
-from . import data, pairs, rivals, splits, stats, training
+from . import data, pairs, recipes, rivals, splits, stats, training
 from .errors import DataError, SpecError
 from .specs import SETS, ScoreSpec, SubsetSpec, TrainSpec, digest
 from .store import Store
@@ -69,18 +69,13 @@ def measures(base: TrainSpec, seed: int, store: Store | None = None, *, el2n: bo
         found = _measured(given, _features(specs, given, store))
         found["el2n"] = np.nan
         if el2n and labelled:
-            score = ScoreSpec(representation=representation(base), compute=base.compute)
+            score = ScoreSpec(representation=recipes.representation(base), compute=base.compute)
             early = rivals.table(base, seed, store, score).set_index("row")["el2n"]
             found["el2n"] = early.reindex(found["row"]).to_numpy()
         found[["row", "set", *NAMES]].to_parquet(folder / "typicality.parquet", index=False)
 
     meta = {"spec": f.model_dump(mode="json")}
     return pd.read_parquet(store.compute(KIND, name, write, meta) / "typicality.parquet")
-
-
-def representation(spec: TrainSpec) -> str:
-    """Where encoders of this recipe are scored: MAE at the mean of its patches, all others at the pooled output."""
-    return "mean_patch" if spec.method.name == "mae" else "pooled"
 
 
 def neutral(base: TrainSpec, seed: int) -> list[TrainSpec]:
@@ -117,7 +112,7 @@ def _features(specs: Sequence[TrainSpec], given: training.Inputs, store: Store) 
     torch.set_num_threads(specs[0].compute.threads)
     parts = []
     for spec in specs:
-        model, where = training.load(spec, store), representation(spec)
+        model, where = training.load(spec, store), recipes.representation(spec)
         found = rivals.outputs(
             lambda x, m=model, w=where: m.features(x, w), model, given.images, given.split.rows(*SETS)
         )

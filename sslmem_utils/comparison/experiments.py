@@ -41,8 +41,7 @@ def setting(base: TrainSpec, views: int = 20, view: ViewSpec | None = None) -> S
             f"the view policy hides patches and {base.encoder.name} has none to hide; score a ViT with it, or set mask "
             "to 0."
         )
-    representation = "mean_patch" if base.method.name == "mae" else "pooled"
-    return ScoreSpec(representation=representation, views=views, view=view, compute=base.compute)
+    return ScoreSpec(representation=recipes.representation(base), views=views, view=view, compute=base.compute)
 
 
 def ways(base: TrainSpec, views: int = 20) -> dict[str, ScoreSpec]:
