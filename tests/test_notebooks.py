@@ -1,0 +1,44 @@
+"""The notebooks themselves: every one runs from end to end, in any order."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from sslmem_utils.paths import NOTEBOOKS, ROOT
+
+BOOKS = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+SHARING = ["03_four_sets", "04_cifar_scoring", "06_methods_and_architectures", "07_consistency"]  # encoders in common
+MEASURED = ("seconds", "images_per_second")  # columns that tell a time
+
+
+def run(folder: Path, *names: str) -> dict[str, pd.DataFrame]:
+    """Run notebooks one after the other with stores of their own; their tables by notebook and name."""
+    places = {f"SSLMEM_{name}": str(folder / name.lower()) for name in ("BUILD", "STORE", "DATA")}
+    code = "import sys; from sslmem_utils.cli import main; sys.exit(main())"
+    for name in names:
+        command = [sys.executable, "-c", code, "run", name, "--profile", "smoke"]
+        done = subprocess.run(command, cwd=ROOT, env=os.environ | places, capture_output=True, text=True)
+        assert done.returncode == 0, f"{name}: {done.stderr[-2000:]}"
+    tables = sorted((folder / "build").glob("runs/smoke/*/*.parquet"))
+    return {f"{path.parent.name}/{path.stem}": pd.read_parquet(path) for path in tables}
+
+
+@pytest.mark.grid
+@pytest.mark.parametrize("name", [name for name in BOOKS if name not in SHARING])
+def test_a_notebook_runs_from_end_to_end(tmp_path: Path, name: str) -> None:
+    assert run(tmp_path, name)
+
+
+@pytest.mark.grid
+def test_results_do_not_depend_on_the_order_of_the_notebooks(tmp_path: Path) -> None:
+    one, other = run(tmp_path / "one", *SHARING), run(tmp_path / "other", *reversed(SHARING))
+    assert one.keys() == other.keys() and {name.partition("/")[0] for name in one} == set(SHARING)
+    for name, table in one.items():
+        kept = [column for column in table if column not in MEASURED]
+        pd.testing.assert_frame_equal(table[kept], other[name][kept], check_exact=True, obj=name)
