@@ -21,7 +21,7 @@ ORDER = (
     *("errors", "versions", "allocation", "paths", "specs", "registry", "store"),
     *("data", "splits", "canaries", "views", "encoders", "methods", "recipes", "training", "scoring", "probes"),
     *("stats", "pairs", "ensembles", "rivals", "typicality"),
-    *("validation", "comparison", "lengths"),
+    *("validation", "comparison", "policies", "lengths"),
     *("dejavu", "privacy", "removal", "theory"),
     *("figures", "claims", "own", "runs", "batch", "grid", "sharing", "book", "cli", "__main__"),
 )

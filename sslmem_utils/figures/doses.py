@@ -11,7 +11,20 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
 from ..stats import Number, over_seeds, show
-from .style import DASHED, INK, SEED_LINE, colors, end_labels, label, panel_grid, panels_of, ready, settled, style
+from .style import (
+    DASHED,
+    INK,
+    SEED_LINE,
+    SIZES,
+    colors,
+    end_labels,
+    label,
+    panel_grid,
+    panels_of,
+    ready,
+    settled,
+    style,
+)
 
 APART = 4 / 72  # inches between the bars of two series at one dose
 
@@ -25,21 +38,21 @@ def dose_response(
     panel: str = "panel",
     reference: tuple[str, Number] | None = None,
     log: bool = False,
-    shared: bool = True,
 ) -> Figure:
     """A value at each of a few doses: seeds thin, means joined by lines, their intervals over seeds as bars.
 
     Columns: x, value, seed, and perhaps `series` (one colour, and its name at the line's end) and `panel`. Doses that
     are numbers stand in their places, on a log axis if wished; words, policies say, stand side by side in the order of
-    the table. Panels share the y axis unless `shared` is False. `reference` names a horizontal line and says where it
-    is: ("chance", 0.5).
+    the table. `reference` names a horizontal line and says where it is: ("chance", 0.5).
     """
     table, seeds = ready(table, x, value)
     words = [] if pd.api.types.is_numeric_dtype(table[x]) else [str(dose) for dose in dict.fromkeys(table[x])]
     table = table.assign(at=table[x].astype(str).map(words.index) if words else table[x])
     panels, names = panels_of(table, panel), [name for name, _ in panels_of(table, series)]
     inks, said, ends = colors(names), [], []
-    figure, grid = panel_grid(len(panels), label(value), shared)
+    figure, grid = panel_grid(len(panels), label(value))
+    if words and len(panels) == 1:
+        figure.set_size_inches(SIZES["wide"])
     for axes, (title, part) in zip(grid, panels, strict=True):
         ends.append({})
         for name, rows in panels_of(part, series):

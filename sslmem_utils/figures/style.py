@@ -103,11 +103,11 @@ def panels_of(table: pd.DataFrame, column: str) -> list[tuple[str, pd.DataFrame]
     return [(str(name), part) for name, part in table.groupby(column, sort=False, observed=True)]
 
 
-def panel_grid(count: int, ylabel: str, shared: bool = True) -> tuple[Figure, list[Axes]]:
-    """A figure of panels, two in a row, that share the y axis unless told otherwise."""
+def panel_grid(count: int, ylabel: str) -> tuple[Figure, list[Axes]]:
+    """A figure of panels that share the y axis, two in a row."""
     (width, height), rows = SIZES["wide" if count > 1 else "single"], -(-count // 2)
     figure = Figure(figsize=(width, height * rows), layout="constrained")
-    axes = figure.subplots(rows, min(count, 2), squeeze=False, sharey=shared)
+    axes = figure.subplots(rows, min(count, 2), squeeze=False, sharey=True)
     for first in axes[:, 0]:
         first.set_ylabel(ylabel)
     for empty in axes.flat[count:]:
