@@ -215,9 +215,8 @@ def own_advantage(table: pd.DataFrame, column: str = "policy", value: str = "auc
 
     `table`: `measure` of named policies scored under the same names.
     """
-    own = table[column] == table["scored"]
-    rows = [
-        {"seed": seed, "advantage": float(part.loc[own, value].mean() - part.loc[~own, value].mean())}
-        for seed, part in table.groupby("seed")
-    ]
+    rows = []
+    for seed, part in table.groupby("seed"):
+        own = part[column] == part["scored"]
+        rows.append({"seed": seed, "advantage": float(part.loc[own, value].mean() - part.loc[~own, value].mean())})
     return pd.DataFrame(rows)

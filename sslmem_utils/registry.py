@@ -20,6 +20,7 @@ class Registry(Generic[T]):
     def __init__(self, kind: str, package: str) -> None:
         self.kind, self.package = kind, package
         self._entries: dict[str, T] = {}
+        self._imported = False
 
     def register(self, name: str) -> Callable[[T], T]:
         """Class decorator: make an implementation known under `name`."""
@@ -34,9 +35,11 @@ class Registry(Generic[T]):
 
     def names(self) -> list[str]:
         """All registered names."""
-        module = importlib.import_module(self.package)
-        for info in pkgutil.iter_modules(module.__path__):
-            importlib.import_module(f"{self.package}.{info.name}")
+        if not self._imported:
+            module = importlib.import_module(self.package)
+            for info in pkgutil.iter_modules(module.__path__):
+                importlib.import_module(f"{self.package}.{info.name}")
+            self._imported = True
         return sorted(self._entries)
 
     def get(self, name: str) -> T:

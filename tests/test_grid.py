@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 from projects import TOY, environment, inside, sslmem, write_notebook
 
-from sslmem_utils import grid, pairs, probes, training
+from sslmem_utils import grid, pairs, probes, splits, training
+from sslmem_utils.data import cache
 from sslmem_utils.errors import DataError, RunError, SpecError, StoreError
-from sslmem_utils.grid import computations, jobs, state
+from sslmem_utils.grid import computations, costs, jobs, state
+from sslmem_utils.grid import plan as plan_module
+from sslmem_utils.grid.options import Options
 from sslmem_utils.store import Store
 
 SMALL = {"dataset": "digits", "shared": 20, "candidate": 20, "external": 40, "epochs": 2, "device": "cpu"}
@@ -76,6 +82,8 @@ LONG = [*range(1000)]
 WRONG = {
     "unknown key 'parms'; did you mean params": [{"compute": "train", "parms": {}}],
     "unknown computation 'scor'; did you mean score": [{"compute": "scor"}],
+    "`compute` must be one name, found a list": [{"compute": ["train"]}],
+    "`compute` must be one name, found a mapping": [{"compute": {"train": 1}}],
     "one of `notebook` and `compute`, found profile": [{"profile": "quick"}],
     "entry 2: unknown notebook '01_tyo'; did you mean 01_toy": [compute("train"), {"notebook": "01_tyo"}],
     "unknown profile 'quik'; did you mean quick": [{"notebook": 1, "profile": "quik"}],
@@ -136,12 +144,25 @@ def test_wrong_plans_are_told_before_torch_is_loaded(project: Path) -> None:
         ({"external": 4000}, SpecError),
         ({"view": "wek"}, SpecError),
         ({"batch": 4000}, SpecError),
+        ({"representation": "poold"}, SpecError),
+        ({"representation": "layer:nothing"}, SpecError),
     ],
 )
 def test_what_cannot_be_computed_is_told_before_anything_starts(project: Path, given: dict, error: type) -> None:
     with pytest.raises(error) as told:
         grid.run(grid.read(write_plan(project, [compute("train"), compute("score", given)])))
     assert "\n" not in str(told.value) and not Store().path("encoders", "").is_dir()
+
+
+def test_a_gpu_that_is_not_there_is_told_before_anything_starts(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    plan = grid.read(write_plan(project, [compute("train"), compute("train", {"device": "cuda"})]))
+    for start in (grid.forecast, grid.run):
+        with pytest.raises(
+            SpecError, match="'train f digits simclr.*' asks for the device cuda, and this machine has no"
+        ):
+            start(plan, "process")
+    assert "2 to do" in grid.forecast(plan, "ray"), "another machine may have one"
 
 
 @pytest.mark.parametrize(
@@ -152,12 +173,25 @@ def test_what_cannot_be_computed_is_told_before_anything_starts(project: Path, g
         {"engine": "serial", "jobs": 2},
         {"engine": "process", "gpus_per_job": 0.5},
         {"retries": -1},
-        {"timeout": 0.0},
+        *({"timeout": minutes} for minutes in (0.0, math.inf, math.nan, 1e15)),
+        *({"engine": "ray", "gpus_per_job": share} for share in (-1.0, 1.5, math.inf, math.nan)),
     ],
 )
 def test_wrong_options_are_one_sentence(project: Path, options: dict) -> None:
-    with pytest.raises(SpecError, match=r"^[^\n]+[.?]$"):
-        grid.run(grid.read(write_plan(project, [{"notebook": 1}])), **options)
+    plan = grid.read(write_plan(project, [{"notebook": 1}]))
+    for start in (grid.forecast, grid.run):
+        with pytest.raises(SpecError, match=r"^[^\n]+[.?]$"):
+            start(plan, **options)
+
+
+def test_the_command_to_go_on_has_every_option(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_module, "MANY", 1)
+    file = write_plan(project, [compute("train", grid={"seed": [0, 1]})])
+    options = Options("ray", jobs=3, gpus_per_job=0.25, retries=0, timeout=1.5)
+    assert options.command(grid.read(file, yes=True)) == (
+        f"sslmem grid {file} --engine ray --jobs 3 --gpus-per-job 0.25 --retries 0 --timeout 1.5 --yes"
+    )
+    assert Options().command(grid.read(write_plan(project, [{"notebook": 1}]))).endswith("tiny.yaml --engine serial")
 
 
 # ---------------------------------------------------------------- jobs
@@ -177,6 +211,20 @@ def test_an_encoder_is_one_job_wherever_it_is_needed(project: Path) -> None:
     assert jobs.STORED["train"] == training.KIND
     assert [jobs.from_json(job.canonical()) for job in found] == found
     assert len({job.label for job in found}) == 5 and all(len(job.id) == 20 for job in found)
+
+
+def test_what_is_the_same_for_all_jobs_is_looked_up_once(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = grid.read(
+        write_plan(project, [compute("score", {"representation": "projector"}, grid={"seed": [*range(9)]})])
+    )
+    plan.jobs()
+    looked: list[str] = []
+    for module, name in ((cache, "read"), (splits, "draw"), (pairs, "untrained"), (pkgutil, "iter_modules")):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, real=real, name=name, **k: looked.append(name) or real(*a, **k))
+    assert len(plan.jobs()) == 27
+    assert looked.count("draw") == looked.count("untrained") == 1 and looked.count("iter_modules") == 0
+    assert looked.count("read") < 9
 
 
 def test_a_score_is_that_of_the_package_and_is_computed_once(project: Path) -> None:
@@ -210,11 +258,32 @@ def test_a_forecast_starts_nothing_and_learns_from_what_was_run(project: Path) -
     plan = grid.read(write_plan(project, entries))
     told = grid.forecast(plan, "process", 2)
     assert "3 jobs, 0 done before, 3 to do" in told and "2 jobs that nothing is known of" in told
-    assert "30.0 s" in told, "the notebook as its profile says"
+    assert "about 30.0 s, 2 at a time" in told, "the notebook as its profile says: the others cannot help it"
+    alone = grid.read(write_plan(project, entries[1:], "alone"))
+    assert grid.forecast(alone, "process", 16).endswith("1 to do: about 30.0 s, 1 at a time")
+    assert "how many Ray has room for" in grid.forecast(alone, "ray", gpus_per_job=1.0)
     assert not (project / "_build").exists()
     grid.run(grid.read(write_plan(project, entries[:1], "some")))
     told = grid.forecast(grid.read(write_plan(project, [compute("train", grid={"seed": [1, 2]}), {"notebook": 1}])))
     assert "3 jobs, 1 done before, 2 to do" in told and "nothing is known" not in told
+
+
+def test_times_are_told_from_jobs_that_are_alike(project: Path) -> None:
+    def job(kind: str = "train", **given: object) -> jobs.GridJob:
+        return list(computations.jobs_of(kind, SMALL | given, (), "tiny"))[-1]
+
+    four, five = grid.read(write_plan(project, [{"notebook": 1, "grid": {"n": [4, 5]}}])).jobs()
+    first = costs.Costs()
+    for one, seconds in ((job(), 4.0), (job("score", views=4), 1.0), (four, 9.0)):
+        first.add(one, seconds)
+    first.save()
+    expected = costs.Costs().expected
+    assert expected(job(seed=7)) == expected(job(which="g")) == 4.0
+    assert expected(job(epochs=10)) == expected(job(epochs=10, method="vicreg")) == 20.0
+    assert expected(job(shared=60)) == 8.0, "twice the images"
+    assert expected(job(epochs=300)) is expected(job(encoder="cnn")) is expected(job("probe")) is None
+    assert expected(job("score", views=8)) == 2.0 and expected(job("score", views=4, external=140)) == 2.0
+    assert expected(four) == 9.0 and expected(five) is None
 
 
 def test_a_damaged_table_is_computed_again(project: Path) -> None:

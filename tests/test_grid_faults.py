@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -19,7 +20,8 @@ from projects import TOY, environment, inside, write_notebook
 
 from sslmem_utils import grid
 from sslmem_utils.batch import kernel
-from sslmem_utils.grid import state, worker
+from sslmem_utils.grid import driver, engines, jobs, state, view, worker
+from sslmem_utils.grid.options import Options
 from sslmem_utils.store import Store
 
 SMALL = {"dataset": "digits", "shared": 20, "candidate": 20, "external": 40, "epochs": 2, "device": "cpu"}
@@ -107,6 +109,7 @@ def test_a_killed_kernel_and_a_killed_worker_cost_an_attempt(project: Path) -> N
     known = by_label(state.load("tiny").jobs)
     assert known["02_worker quick"].attempts == 2 and "its worker was killed" in told
     assert {one.status for one in known.values()} == {"done"}
+    assert "02_worker quick: attempt 2 started on " in told
     assert [one.attempts for one in known.values() if one.kind == "train"] == [1, 1], "the other worker went on"
     assert gone(int((project / "killed").read_text())), "the kernel of a killed worker ends"
 
@@ -114,15 +117,40 @@ def test_a_killed_kernel_and_a_killed_worker_cost_an_attempt(project: Path) -> N
 def test_a_job_that_is_always_killed_is_named_and_the_rest_is_done(project: Path) -> None:
     book(project, "01_dies", PLACE + "os.kill(os.getpid(), 9)")
     book(project, "02_silent", "pass", with_table=False)
-    book(project, "03_wrong", 'raise ValueError("no such thing")')
+    book(project, "03_wrong", 'import time\ntime.sleep(1.2)\nraise ValueError("no such thing")')
     entries = [*({"notebook": number} for number in (1, 2, 3)), trains(0)]
     found = grid.run(grid.read(plan_of(project, entries)), retries=1, say=lambda text: None)
     dies, silent, wrong, train = found
     assert (dies.status, dies.attempts) == ("failed", 2) and "its kernel was killed" in dies.message
     assert (silent.status, silent.attempts) == ("failed", 1) and "made no table" in silent.message
     assert (wrong.status, wrong.attempts) == ("failed", 1) and "ValueError: no such thing" in wrong.message
-    assert train.status == "done"
+    assert train.status == "done" and wrong.memory_mb > 10, "memory is told of what fails above all"
     assert (Path(wrong.folder) / "run" / "failed.ipynb").is_file() and "no such thing" in _log(wrong)
+
+
+def test_a_worker_is_named_while_it_works_and_leaves_its_notebook(project: Path) -> None:
+    """Both attempts at a notebook lose their worker; the copy that the second one was at is kept."""
+    book(project, "01_toy")
+    lone = driver._Driver(grid.read(plan_of(project, [{"notebook": 1}])), Options(retries=1), lambda text: None)
+    (job,), (known,) = lone.jobs.values(), lone.state.jobs
+    seen: list[str] = []
+
+    class Dying(engines.Engine):
+        def submit(self, job: jobs.GridJob, attempt: int) -> str:
+            job.outputs.mkdir(parents=True, exist_ok=True)
+            (job.outputs / "executing.ipynb").write_text(f"attempt {attempt}")
+            return f"here:{attempt}"
+
+        def ended(self, timeout: float) -> engines.Ended:
+            seen.append(known.worker)
+            return [(job, None, engines.DIED)]
+
+    lone.skip_done()
+    lone.work(Dying())
+    lone.unlock()
+    assert seen == ["here:1", "here:2"] and known.status == "failed"
+    assert [file.name for file in job.outputs.iterdir()] == ["failed.ipynb"]
+    assert (job.outputs / "failed.ipynb").read_text() == "attempt 2"
 
 
 def _log(job: state.JobState) -> str:
@@ -275,7 +303,7 @@ def test_a_damaged_checkpoint_is_named_and_the_rest_is_done(project: Path) -> No
     file.write_bytes(b"half of a checkpo")
     one, other = grid.run(plan, say=lambda text: None)
     assert (one.status, other.status) == ("failed", "done")
-    assert f"{file} is damaged; delete it and run again" in one.message
+    assert f"{file} is damaged; delete it and run again" in one.message and one.memory_mb > 10
     file.unlink()
     assert [job.status for job in grid.run(plan)] == ["done", "cached"]
 
@@ -283,8 +311,11 @@ def test_a_damaged_checkpoint_is_named_and_the_rest_is_done(project: Path) -> No
 def test_jumps_of_the_clock_change_no_duration(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, count = time.time, iter(range(10**9))
     monkeypatch.setattr(time, "time", lambda: real() + (-1) ** next(count) * 10**7)
+    times = iter([f"{year}-01-01T00:00:00+00:00" for year in range(2030, 2000, -1)])
+    monkeypatch.setattr(state, "now", lambda: next(times))
     (job,) = grid.run(grid.read(plan_of(project, [trains(0)])), timeout=5.0)
     assert job.status == "done" and 0 < job.seconds < 300
+    assert 0 < state.load("tiny").seconds < 300
 
 
 def test_a_state_that_cannot_be_written_does_not_stop_the_jobs(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,6 +325,16 @@ def test_a_state_that_cannot_be_written_does_not_stop_the_jobs(project: Path, mo
     (job,) = grid.run(grid.read(plan_of(project, [trains(0)])), say=heard.append)
     assert "the state of the grid cannot be written" in heard[0] and len(heard) < 5
     assert pd.notna(job.seconds) and job.status in ("done", "failed")
+
+
+def test_a_view_does_not_hide_that_the_state_cannot_be_written(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "_build/grid").mkdir(parents=True)
+    (project / "_build/grid/tiny").write_text("a file where the folder should be")
+    with view.Live(io.StringIO()) as live:
+        grid.run(grid.read(plan_of(project, [trains(0)])), view=live)
+    assert capsys.readouterr().err.count("the state of the grid cannot be written") == 1
 
 
 def test_an_interrupted_grid_says_so(project: Path) -> None:

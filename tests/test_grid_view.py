@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import io
 import json
 import os
@@ -36,6 +37,9 @@ def grid(*jobs: JobState, **facts: object) -> GridState:
     return GridState(**{**known, "command": "sslmem grid methods.yaml --engine process", "jobs": list(jobs), **facts})
 
 
+command = importlib.import_module("sslmem_utils.cli.grid")  # the package has a function of this name
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
@@ -63,7 +67,7 @@ def test_each_event_is_one_line() -> None:
         assert "attempt 2 started" in told(1, status="running", attempts=2)[0]
         assert "failed in 3.0 s: no." in told(1, status="failed", seconds=3.0, message="no.")[0]
         state.jobs[2].status, state.jobs[2].message = "skipped", "needs score simclr seed=1, which failed."
-        state.finished = "2026-11-22T10:03:05+00:00"
+        state.finished, state.seconds = "2026-11-22T10:03:05+00:00", 185.0
         assert told(3, status="done", seconds=1.0, verdicts={"supported": 2}) == [
             "[5/5] score simclr seed=2: skipped: needs score simclr seed=1, which failed.",
             "[5/5] score simclr seed=3: done in 1.0 s: 2 supported",
@@ -90,9 +94,12 @@ def test_a_terminal_shows_one_table_and_leaves_it_there(monkeypatch: pytest.Monk
     assert stream.getvalue().count("\x1b[?25l") == stream.getvalue().count("\x1b[?25h") == 1  # the cursor is back
 
 
-def test_clocks_that_jump_back_do_no_harm() -> None:
-    state = grid(job(0, status="running"), updated="2026-11-22T09:00:00+00:00")
-    assert view.elapsed(state) == 0.0 and "0.0 s" in view.status_text(state, True)
+@pytest.mark.parametrize("moment", ["2026-11-22T09:00:00+00:00", "2027-12-27T10:00:00+00:00"])
+def test_clocks_that_jump_change_no_duration(moment: str) -> None:
+    state = grid(job(0, status="running"), updated=moment, seconds=65.0)
+    assert "runs: 1:05 min" in view.status_text(state, True)
+    state.finished = moment
+    assert "after 1:05 min." in view.status_text(state, False)
 
 
 # ---------------------------------------------------------------- status from another shell
@@ -131,6 +138,8 @@ def test_status_tells_a_running_driver_from_a_killed_one(
     assert cli.main(["status"]) == 1
     told = capsys.readouterr()
     assert "is gone since" in told.out and "2 jobs are left; run `sslmem grid methods.yaml` to go on." in told.err
+    page = grid_jobs.grid_folder("methods") / report.REPORT  # which a killed driver has not written
+    assert told.out.endswith("report: _build/grid/methods/report.html\n") and "is gone" in page.read_text()
     assert cli.main(["status", "--watch"]) == 1  # it does not wait for a driver that is gone
     capsys.readouterr()
     assert cli.main(["status", "--json"]) == 1 and json.loads(capsys.readouterr().out)["running"] is False
@@ -195,6 +204,9 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[GridState,
         (folder / "run").mkdir(parents=True)
         (folder / "log.txt").write_text("".join(f"line {number}\n" for number in range(300_000)))
     (folders[1] / "run" / "executed.ipynb").write_text("{}")
+    said = [{"id": "01.1", "verdict": "contradicted", "sentence": hostile}, {"id": "01.2", "verdict": "supported"}]
+    said[1]["sentence"] = "The line rises."
+    (folders[1] / "run" / "claims.json").write_text(json.dumps({"params": {"seed": 1, "rows": 9}, "claims": said}))
     folders[6].mkdir()
     past = {"seconds": 7.5, "memory_mb": 321.0, "verdicts": {"contradicted": 1}, "host": "old", "pid": 9, "device": ""}
     (folders[6] / grid_jobs.REPORT).write_text(json.dumps(past))
@@ -225,6 +237,9 @@ def test_the_report_says_all_that_is_known_of_each_job(written: tuple[GridState,
         "321 MB",
         "1 contradicted",
         "old:9",
+        "01.1 contradicted",
+        "01.2 supported The line rises.",
+        "rows: 9",
     ):
         assert words in page.words, words
     assert "line 299950" not in page.words and len(text) < 100_000  # the end of a log only
@@ -235,6 +250,7 @@ def test_the_report_says_all_that_is_known_of_each_job(written: tuple[GridState,
         assert target, link
     assert sum(link.endswith("failed.ipynb") for link in page.links) == 1
     assert sum(link.endswith("executed.ipynb") for link in page.links) == 1
+    assert sum(link.endswith("run/claims.json") for link in page.links) == 1
 
 
 def test_the_report_needs_no_network_and_runs_no_text_of_jobs(written: tuple[GridState, Path]) -> None:
@@ -252,11 +268,38 @@ def test_a_report_of_nothing_done_and_of_damaged_traces_is_a_page(
     folder = grid_jobs.grid_folder("methods") / "jobs" / state.jobs[0].id / "run"
     folder.mkdir(parents=True)
     (folder / "failed.ipynb").write_text('{"cells": [{"outputs": [{"output_type": "error"}]}]}')
+    (folder / "claims.json").write_text('{"claims": [1]}')
     (folder.parent / "log.txt").write_bytes(b"\xff\xfe10%\r20%\r30%\n")
     report.write_report(state, tmp_path / "page.html")
     words = Page((tmp_path / "page.html").read_text()).words
     assert "no reason was given" in words and "30%" in words and "10%" not in words
     report.write_report(grid(), tmp_path / "empty.html")
+
+
+def test_a_grid_that_runs_has_a_page_that_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inside(monkeypatch, tmp_path)
+    page, state = grid_jobs.grid_folder("methods") / report.REPORT, grid(job(0, status="running"))
+    with states.driver_lock("methods"):
+        states.save(state)
+        shown = command._Shown(view.Live(io.StringIO()))
+        shown.update(state)
+        assert not page.exists()  # a short grid has one page, at its end
+        monkeypatch.setattr(command, "_PAGE_SECONDS", 0.0)
+        command._Shown(view.Live(io.StringIO())).update(state)
+        assert "Grid methods: running" in page.read_text()
+    assert cli.main(["status"]) == 1 and "Grid methods: stopped" in page.read_text()
+    states.save(grid(job(0, status="done"), finished="2026-11-22T10:03:05+00:00"))
+    assert cli.main(["status"]) == 0 and "Grid methods: finished" in page.read_text()
+    made = page.stat()
+    assert cli.main(["status"]) == 0 and page.stat().st_mtime_ns == made.st_mtime_ns  # nothing is new
+    page.unlink()
+    page.mkdir()
+    states.save(state)
+    capsys.readouterr()
+    command._report("methods")
+    assert "no report: cannot write to" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -270,6 +313,7 @@ def test_a_report_of_nothing_done_and_of_damaged_traces_is_a_page(
         ("it made no table in x; does it say", "which cell it did not reach"),
         ("needs score 3, which failed.", "Mend the job that it needs"),
         ("it took longer than the 2 minutes allowed; raise --timeout.", ""),
+        ("it took longer than the 2 minutes allowed. (see _build/x/failed.ipynb)", "Raise --timeout"),
         ("ValueError: no", "where it stopped"),
         ("unknown method 'x'; there are: simclr.", ""),
     ],

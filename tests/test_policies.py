@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sslmem_utils import comparison, figures, pairs, policies, scoring, stats, training, views
+from sslmem_utils import comparison, data, figures, pairs, policies, scoring, stats, training, views
 from sslmem_utils.errors import DataError, SpecError
 from sslmem_utils.specs import EncoderSpec, TrainSpec
 from sslmem_utils.store import Store
@@ -121,7 +121,8 @@ def test_each_cell_is_scored_under_each_policy(tmp_path: Path) -> None:
     strong = base.but(view=design[1][1])
     f, g = pairs.pair_specs(strong, 3)
     score = comparison.setting(strong, 4, base.view)
-    one = scoring.score_table(*(pairs.alignment(spec, score, store) for spec in (f, g)), training.split_of(f))
+    of, images = [pairs.alignment(spec, score, store) for spec in (f, g)], data.load(base.dataset)
+    one = scoring.score_table(*of, training.split_of(f), images.index, images.labels.numpy())
     row, sets = wide.loc[(0.08, "fixed", 3)], stats.scores_by_set(one)
     assert row["m_rel"] == pytest.approx(sets["candidate"].mean() - sets["external"].mean())
     assert row["auc"] == stats.auc(sets["candidate"], sets["external"])
@@ -218,4 +219,3 @@ def test_dose_response_of_one_seed_is_hollow_and_numbers_stand_in_their_places()
     means = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert means[0].get_xdata().tolist() == [0.25, 0.5, 0.9] and means[0].get_markerfacecolor() == "none"
     assert "2 at 0.25 and 1 at 0.9" in figures.alt(figure)
-    assert figures.dose_response(table, "mask", log=True).axes[0].get_xscale() == "log"

@@ -69,6 +69,18 @@ def test_list_and_show_tell_sizes_and_ages(capsys: pytest.CaptureFixture[str]) -
     assert cli.main(["store", "show", "ffff"]) == 2 and "there is no artifact 'ffff'" in capsys.readouterr().err
 
 
+def test_list_says_what_artifacts_were_made_from(capsys: pytest.CaptureFixture[str]) -> None:
+    spec = {"dataset": {"name": "digits"}, "method": {"name": "byol"}, "encoder": {"name": "cnn"}, "seed": 3}
+    metas = ({"label": "score digits"}, {"spec": spec}, {"encoder": KEYS[7]}, {"spec": {"dataset": "odd"}})
+    for key, meta in zip(KEYS, metas, strict=False):
+        Store().put("tables", key, lambda folder: (folder / "a.txt").write_text("x") and None, meta)
+    DAMAGE["no manifest"](fill(Store(), "encoders", KEYS[6:7]).path("encoders", KEYS[6]))
+    assert cli.main(["store", "list"]) == 0
+    ends = {line.split()[1]: line for line in capsys.readouterr().out.splitlines() if line.startswith("tables  ")}
+    assert ends[KEYS[0]].endswith("  score digits") and ends[KEYS[1]].endswith("  digits byol cnn seed=3")
+    assert ends[KEYS[2]].endswith(f"  of encoder {KEYS[7]}") and ends[KEYS[3]].endswith(" s")
+
+
 def test_verify_names_what_is_damaged_and_prune_removes_only_that(capsys: pytest.CaptureFixture[str]) -> None:
     store = fill(Store())
     assert cli.main(["store", "verify"]) == 0 and "8 artifacts, 9.5 kB: none damaged" in capsys.readouterr().out

@@ -118,12 +118,15 @@ def _run_one(job: Job, minutes: float | None) -> Outcome:
         return Outcome(job, "failed", time.monotonic() - began, message=str(error))
 
 
-def execute(job: Job, progress: Progress, minutes: float | None = None) -> Outcome:
-    """Execute one job, finished or not. RunError when it fails: `kernel.Killed`, `kernel.TooLong` or another."""
-    began = time.monotonic()
+def execute(job: Job, progress: Progress, minutes: float | None = None, usage: kernel.Usage | None = None) -> Outcome:
+    """Execute one job, finished or not. RunError when it fails: `kernel.Killed`, `kernel.TooLong` or another.
+
+    `usage` tells what it used, also when it fails.
+    """
+    began, usage = time.monotonic(), usage or kernel.Usage()
     digest = run_digest(job)  # before it runs: a source edited meanwhile must not pass as executed
     with _alone(job), _earlier_kept(job), progress:
-        usage = kernel.execute(job.path, job.folder / EXECUTED, job.params, progress, minutes=minutes)
+        kernel.execute(job.path, job.folder / EXECUTED, job.params, progress, minutes=minutes, usage=usage)
         _check_outputs(job)
         seconds = time.monotonic() - began
         _record(job, digest, seconds, usage.memory_mb)

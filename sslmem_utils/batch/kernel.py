@@ -89,12 +89,14 @@ def execute(
     *,
     render: bool = False,
     minutes: float | None = None,
-) -> Usage:
+    usage: Usage | None = None,
+) -> None:
     """Execute `source` with injected parameters into `output`; raises RunError with the error's last line.
 
     The notebook is saved after each cell to `executing.ipynb` beside `output`, moved to `output` when all went well
     and to `failed.ipynb` otherwise; what the kernel itself said is then in `kernel.log`. `minutes` is the time allowed
-    in all. With `render` nothing is lost on a kill: it is saved once, and its kernel is a warm one.
+    in all; `usage` tells what was used, also of one that fails. With `render` nothing is lost on a kill: it is saved
+    once, and its kernel is a warm one.
     """
     partial, failed, log = (output.with_name(name) for name in ("executing.ipynb", "failed.ipynb", "kernel.log"))
     with explained(output.parent):
@@ -102,7 +104,7 @@ def execute(
         failed.unlink(missing_ok=True)
     if render and warm.AVAILABLE:
         warm.ready(_environment(render, output.parent))  # it imports while this process does
-    usage = Usage()
+    usage = usage or Usage()
     watcher = threading.Thread(target=usage.watch, args=(minutes,), daemon=True)
     watcher.start()
     try:
@@ -125,7 +127,6 @@ def execute(
         usage.done.set()
         usage.kill()
         watcher.join()
-    return usage
 
 
 def _papermill(

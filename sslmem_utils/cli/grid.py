@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import sys
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import RunError
+from ..errors import RunError, SSLMemError, StoreError
+
+if TYPE_CHECKING:
+    from ..grid.state import GridState
+    from ..grid.view import Live
+
+_PAGE_SECONDS = 60.0  # between two pages about a grid that runs
 
 
 def grid(
@@ -27,14 +35,15 @@ def grid(
     from .. import grid as grids
 
     wanted = grids.read(plan, yes)
+    options = (engine, jobs, gpus_per_job, retries, timeout)
     if dry_run:
-        print(grids.forecast(wanted, engine, jobs))
+        print(grids.forecast(wanted, *options))
         return
     from ..grid.view import Live
 
     try:
-        with Live() as view:
-            states = grids.run(wanted, engine, jobs, gpus_per_job, retries, timeout, view=view)
+        with Live() as live:
+            states = grids.run(wanted, *options, view=_Shown(live))
     finally:
         _report(wanted.name)
     failed = [state for state in states if state.status in ("failed", "skipped")]
@@ -46,15 +55,32 @@ def grid(
         )
 
 
+class _Shown:
+    """Shows a grid and writes its page now and then, so that a killed driver leaves one too."""
+
+    def __init__(self, live: Live) -> None:
+        self._live, self._next = live, time.monotonic() + _PAGE_SECONDS
+
+    def update(self, state: GridState) -> None:
+        from ..grid import report
+
+        self._live.update(state)
+        began = time.monotonic()
+        if began >= self._next:
+            with contextlib.suppress(SSLMemError, OSError):  # a log may go while it is read
+                report.renew(state.plan)
+            now = time.monotonic()
+            self._next = now + max(_PAGE_SECONDS, 20 * (now - began))
+
+
 def _report(name: str) -> None:
-    """Write the page about the grid as it stands now; a disk that is full is not said twice."""
-    from ..errors import SSLMemError
+    """Write the page about the grid as it stands now, and say where it is or why there is none."""
     from ..grid import report
-    from ..grid.jobs import grid_folder
-    from ..grid.state import load
     from ..runs.tables import shown
 
-    page = grid_folder(name) / report.REPORT
-    with contextlib.suppress(SSLMemError):
-        report.write_report(load(name), page)
-        print(f"report: {shown(page)}")
+    try:
+        print(f"report: {shown(report.renew(name))}")
+    except StoreError as error:
+        print(f"no report: {error}", file=sys.stderr)
+    except RunError:
+        pass  # it did not begin, and why is told already

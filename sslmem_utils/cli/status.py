@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import time
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import RunError
+from ..errors import RunError, SSLMemError
 
 if TYPE_CHECKING:
     from ..grid.state import GridState
@@ -27,8 +28,9 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="keep showing it until it has ended")] = False,
 ) -> None:
     """Show how a grid gets on: what is done, what runs, what failed, and whether its driver lives."""
+    from ..grid import report, view
     from ..grid import state as states
-    from ..grid import view
+    from ..runs import tables
 
     if as_json and watch:
         raise typer.BadParameter("choose one of --json and --watch")
@@ -41,10 +43,14 @@ def status(
                 time.sleep(_SECONDS)
                 state, running = _look(name)
                 live.update(state)
+    page = None
+    if not running:  # a driver that was killed has not written it
+        with contextlib.suppress(SSLMemError):
+            page = report.renew(name)
     if as_json:
         print(json.dumps(asdict(state) | {"running": running, "eta_seconds": states.eta_seconds(state)}))
     else:
-        print(view.status_text(state, running))
+        print(view.status_text(state, running) + (f"\nreport: {tables.shown(page)}" if page else ""))
     if state.finished is None and not running:
         left = sum(job.status not in states.ENDED for job in state.jobs)
         raise RunError(

@@ -18,7 +18,8 @@ def store_list(kind: Kind = "") -> None:
     from ..runs.display import aligned
 
     pieces = _pieces(kind)
-    print(aligned([("kind", "key", "state", "size", "age"), *map(_row, pieces)]) if pieces else "The store is empty.")
+    rows = [("kind", "key", "state", "size", "age", "what"), *((*_row(piece), _what(piece)) for piece in pieces)]
+    print(aligned(rows) if pieces else "The store is empty.")
     if pieces:
         print("\n" + "\n".join(_totals(pieces)))
 
@@ -111,6 +112,21 @@ def _one(key: str) -> Piece:
 
 def _row(piece: Piece) -> tuple[str, ...]:
     return piece.kind, piece.key, piece.state, _size(piece.bytes), _age(piece)
+
+
+def _what(piece: Piece) -> str:
+    """A few words on what an artifact was made from; empty where nothing tells."""
+    try:
+        meta = Store().meta(piece.kind, piece.key)
+        if "label" in meta:
+            return str(meta["label"])
+        if "encoder" in meta:
+            return f"of encoder {meta['encoder']}"
+        spec = meta["spec"]
+        names = (spec["dataset"]["name"], spec["method"]["name"], spec["encoder"]["name"])
+        return " ".join(names) + f" seed={spec['seed']}"
+    except (StoreError, KeyError, TypeError):
+        return ""
 
 
 def _totals(pieces: list[Piece]) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -37,13 +36,12 @@ def dose_response(
     series: str = "series",
     panel: str = "panel",
     reference: tuple[str, Number] | None = None,
-    log: bool = False,
 ) -> Figure:
     """A value at each of a few doses: seeds thin, means joined by lines, their intervals over seeds as bars.
 
     Columns: x, value, seed, and perhaps `series` (one colour, and its name at the line's end) and `panel`. Doses that
-    are numbers stand in their places, on a log axis if wished; words, policies say, stand side by side in the order of
-    the table. `reference` names a horizontal line and says where it is: ("chance", 0.5).
+    are numbers stand in their places; words, policies say, stand side by side in the order of the table. `reference`
+    names a horizontal line and says where it is: ("chance", 0.5).
     """
     table, seeds = ready(table, x, value)
     words = [] if pd.api.types.is_numeric_dtype(table[x]) else [str(dose) for dose in dict.fromkeys(table[x])]
@@ -62,7 +60,7 @@ def dose_response(
             tips = line.iloc[[0, -1] if len(line) > 1 else [0]].to_dict("records")
             texts = [f"{show(tip['mean'], tip['low'], tip['high'])} at {_word(tip['at'], words)}" for tip in tips]
             said.append(" ".join(filter(None, [label(title), label(name), " and ".join(texts)])))
-        _ticks(axes, sorted(table["at"].unique()), words, log)
+        _ticks(axes, sorted(table["at"].unique().tolist()), words)
         axes.set(xlabel=f"{label(x)}\n(mean and 95 % interval over {seeds})" if seeds else label(x), title=label(title))
     if reference is not None:
         inks[reference[0]] = INK
@@ -89,27 +87,23 @@ def _line(axes: Axes, rows: pd.DataFrame, value: str, ink: str, shift: Number) -
     if len(known):
         axes.vlines(known["at"], known["low"], known["high"], lw=2.4, zorder=4, **place)
     heights = pd.concat([rows[value], known["low"], known["high"]])
-    axes.update_datalim([(rows["at"].min(), heights.min()), (rows["at"].max(), heights.max())])  # moved lines do not
+    axes.update_datalim(
+        [(rows["at"].min(), heights.min()), (rows["at"].max(), heights.max())]
+    )  # lines moved aside do not do it
     axes.autoscale_view()
     return line
 
 
-def _word(dose: float, words: Sequence[str]) -> str:
+def _word(dose: Number, words: Sequence[str]) -> str:
     return words[int(dose)] if words else f"{dose:g}"
 
 
-def _ticks(axes: Axes, doses: Sequence[float], words: Sequence[str], log: bool) -> None:
+def _ticks(axes: Axes, doses: Sequence[Number], words: Sequence[str]) -> None:
     """A tick at every dose that does not run into the one before it."""
-    if log:
-        axes.set_xscale("log")
-    at = np.log(doses) if log else np.asarray(doses, dtype=float)
-    room = (at[-1] - at[0]) / 12 if not words else 0.0
-    ticks: list[int] = []
-    for place in range(len(at)):
-        ticks += [place] if not ticks or at[place] - at[ticks[-1]] >= room else []
-    axes.set_xticks(
-        [doses[place] for place in ticks], [_word(doses[place], words).replace(" ", "\n") for place in ticks]
-    )
-    axes.minorticks_off()
+    room = 0.0 if words else (doses[-1] - doses[0]) / 12
+    ticks: list[Number] = []
+    for dose in doses:
+        ticks += [dose] if not ticks or dose - ticks[-1] >= room else []
+    axes.set_xticks(ticks, [_word(tick, words).replace(" ", "\n") for tick in ticks])
     if words:
         axes.set_xlim(-0.4, len(words) - 0.6)

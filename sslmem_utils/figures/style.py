@@ -31,6 +31,8 @@ LABELS = {
     "m_range": "range-normalised memorization m_range",
     "align_f": "alignment loss under f",
     "align_g": "alignment loss under g",
+    "auc": "AUC, candidates against external",
+    "mask": "share of the patches hidden",
     "knn_distance": "distance to the 5 nearest images",
     "centroid_distance": "distance to the class mean",
     "views": "views K",

@@ -7,7 +7,8 @@ A plan (`plan`) becomes jobs (`jobs`, `computations`), which a driver (`driver`)
 one file (`state`) for those who watch.
 """
 
-from .driver import ENGINES, forecast, run
+from .driver import forecast, run
+from .options import ENGINES
 from .plan import MANY, Plan, read
 
 __all__ = ["ENGINES", "MANY", "Plan", "forecast", "read", "run"]

@@ -5,13 +5,14 @@ What a plan may say about them is checked without torch; specs, keys and work lo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from ..errors import SpecError
+from ..runs import tables
 from ..specs import ComputeSpec, DatasetSpec, ScoreSpec, Seed, Spec, TrainSpec, digest
 from ..store import Store
 from ..versions import version_of
@@ -111,30 +112,52 @@ def setting_of(params: Score) -> ScoreSpec:
     return ScoreSpec(**fields, compute=compute_of(params))
 
 
-def jobs_of(kind: str, given: Mapping[str, Any], varied: tuple[str, ...], plan: str) -> Iterator[GridJob]:
+class Once:
+    """Looks up what is the same for thousands of jobs of a plan, such as their data, once."""
+
+    def __init__(self) -> None:
+        self._found: dict[Hashable, Any] = {}
+
+    def __call__(self, key: Hashable, look: Callable[[], Any]) -> Any:
+        """What was found under `key`, else what `look` finds."""
+        if key not in self._found:
+            self._found[key] = look()
+        return self._found[key]
+
+
+def jobs_of(
+    kind: str, given: Mapping[str, Any], varied: tuple[str, ...], plan: str, once: Once | None = None
+) -> Iterator[GridJob]:
     """The jobs of one computation, what it needs first; the same encoder gives the same job wherever it is needed.
 
-    `varied` names the parameters that tell the jobs of a plan apart. Raises SpecError, SplitError or DataError for what
-    cannot be computed.
+    `varied` names the parameters that tell the jobs of a plan apart; `once` is shared by these. Raises SpecError,
+    SplitError or DataError for what cannot be computed.
     """
+    once = once or Once()
     params = complete(COMPUTATIONS[kind](**given))
     if kind == "train":
-        yield _train_job(params, varied, plan, wanted=True)
+        yield _train_job(params, varied, plan, once, wanted=True)
         return
+    spec = base_spec(params)
+    if isinstance(params, Score):
+        once(
+            (spec.dataset, spec.encoder, spec.method, params.representation),
+            lambda: _check_representation(spec, params.representation),
+        )
     common = {name: getattr(params, name) for name in Train.model_fields}
     sides = ("f", "g") if kind == "score" else (params.which,)
-    encoders = [_train_job(Train(**common).but(which=side), varied, plan, wanted=False) for side in sides]
+    encoders = [_train_job(Train(**common).but(which=side), varied, plan, once, wanted=False) for side in sides]
     yield from encoders
     identity = _identity(params, [encoder.id for encoder in encoders])
-    cost = f"{params.views} views" if isinstance(params, Score) else "images"
-    spec = base_spec(params)
+    images = params.shared + params.candidate + params.external
+    work = params.views * (images + params.candidate) if isinstance(params, Score) else images
     yield GridJob(
         plan=plan,
         id=identity,
         kind=kind,
         label=_label(kind, params, varied, spec),
         params=params.model_dump(mode="json"),
-        family="/".join((kind, params.dataset, spec.encoder.name, cost, spec.compute.device)),
+        family=_family(kind, spec, work),
         needs=tuple(encoder.id for encoder in encoders),
     )
 
@@ -149,29 +172,47 @@ def _identity(params: Train, encoders: list[str]) -> str:
     return digest("score", encoders, setting.but(view=base_spec(params).view).key(), version_of("scoring", "views"))
 
 
-def _train_job(params: Train, varied: tuple[str, ...], plan: str, wanted: bool) -> GridJob:
+def _train_job(params: Train, varied: tuple[str, ...], plan: str, once: Once, wanted: bool) -> GridJob:
     spec = spec_of(params)
     return GridJob(
         plan=plan,
-        id=_checked(spec),
+        id=_checked(spec, once),
         kind="train",
         label=_label("train", params, varied, spec),
         params=params.model_dump(mode="json"),
-        family="/".join(
-            ("train", spec.dataset.name, spec.method.name, spec.encoder.name, f"{spec.epochs} x {spec.images}")
-        )
-        + f"/{spec.compute.device}",
+        family=_family("train", spec, spec.epochs * spec.images),
         wanted=wanted,
     )
 
 
-def _checked(spec: TrainSpec) -> str:
+def _family(kind: str, spec: TrainSpec, work: int) -> str:
+    """Name of the jobs that take about equally long, as `costs` reads it; `work` counts images."""
+    data = spec.dataset.name if spec.dataset.size is None else f"{spec.dataset.name} {spec.dataset.size}"
+    return "/".join((kind, data, spec.encoder.name, spec.compute.device, spec.method.name, str(work)))
+
+
+def _checked(spec: TrainSpec, once: Once | None = None) -> str:
     """The key of an encoder whose data are here and large enough."""
     from .. import data, training
 
-    name = training.key(spec, data.load(spec.dataset).fingerprint)
-    training.rows_of(spec)
+    once = once or Once()
+    fingerprint = once(spec.dataset, lambda: data.load(spec.dataset).fingerprint)
+    name = training.key(spec, fingerprint)
+    once((spec.dataset, spec.split.but(seed=0)), lambda: training.rows_of(spec))
     return name
+
+
+def _check_representation(spec: TrainSpec, representation: str) -> None:
+    """SpecError for a representation that an encoder does not have: a fresh one is asked for it."""
+    if representation == "pooled":
+        return
+    import torch
+
+    from .. import data, pairs
+
+    fresh = spec.but(encoder=spec.encoder.but(weights=None), compute=ComputeSpec())
+    with torch.inference_mode():
+        pairs.untrained(fresh).features(torch.zeros(2, *data.load(spec.dataset).shape), representation)
 
 
 def _label(kind: str, params: Train, varied: tuple[str, ...], spec: TrainSpec) -> str:
@@ -225,26 +266,51 @@ def _score(job: GridJob, params: Score, store: Store, say: Say) -> Path:
     from .. import pairs
 
     base, setting = base_spec(params), setting_of(params)
-    specs = pairs.pair_specs(base, params.seed)
-    _same(job, _identity(params, [_checked(spec) for spec in specs]))
+    specs = dict(zip("fg", pairs.pair_specs(base, params.seed), strict=True))
+    keys = [_checked(spec) for spec in specs.values()]
+    _same(job, _identity(params, keys))
 
     def write(folder: Path) -> None:
-        for spec in specs:  # one after the other in this process; on a store of its own a node may lack an encoder
+        # One after the other in this process; on a store of its own a node may lack an encoder
+        for side, spec in specs.items():
             _train(spec, store, say)
             pairs.alignment(spec, setting, store)
-            say(f"aligned {'f' if spec is specs[0] else 'g'}")
+            say(f"aligned {side}")
         table = pairs.scores(base, [params.seed], [setting], store=store)
         table.to_parquet(folder / TABLE, index=False)
 
-    return store.compute(STORED["score"], job.id, write, {"params": job.params, "label": job.label})
+    return store.compute(STORED["score"], job.id, write, _sidecar(job, keys, specs, setting.but(view=base.view)))
 
 
 def _probe(job: GridJob, params: Probe, store: Store, say: Say) -> Path:
-    from .. import probes
+    from .. import probes, training
 
     spec = spec_of(params)
-    _same(job, _identity(params, [_checked(spec)]))
-    _train(spec, store, say)
-    found = probes.of(spec, store)
-    say(f"kNN accuracy {found['knn'][0]:.3f}, linear accuracy {found['linear'][0]:.3f}")
-    return store.path(STORED["probe"], job.id)
+    name = _checked(spec)
+    _same(job, _identity(params, [name]))
+
+    def write(folder: Path) -> None:
+        images = probes.sample(spec, probes.FIT, probes.TEST)
+        _train(spec, store, say)
+        found = probes.measure(training.load(spec, store), images)
+        found.to_parquet(folder / TABLE, index=False)
+        say(f"kNN accuracy {found['knn'][0]:.3f}, linear accuracy {found['linear'][0]:.3f}")
+
+    return store.compute(STORED["probe"], job.id, write, _sidecar(job, [name], {params.which: spec}))
+
+
+def _sidecar(
+    job: GridJob, keys: list[str], specs: Mapping[str, TrainSpec], setting: ScoreSpec | None = None
+) -> dict[str, Any]:
+    """What says how a table was made: its encoders with all their options, how they were measured, and where."""
+    from .. import data, training
+
+    full = [training.resolved(spec).model_dump(mode="json") for spec in specs.values()]
+    return {
+        "label": job.label,
+        "params": job.params,
+        "encoders": {side: {"key": key, "spec": spec} for side, key, spec in zip(specs, keys, full, strict=True)},
+        "score": None if setting is None else setting.model_dump(mode="json"),
+        "fingerprint": data.load(next(iter(specs.values())).dataset).fingerprint,
+        **tables.origin(),
+    }

@@ -1,7 +1,12 @@
-"""How long jobs took: means of families of jobs, from which the time of a grid is told. Imports no torch."""
+"""How long jobs took: means of families of jobs, from which the time of a grid is told. Imports no torch.
+
+The family of a computation is named KIND/DATASET/ENCODER/DEVICE/METHOD/AMOUNT; those that differ in the method and in
+the amount of work only are its kin.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from .. import batch, paths
@@ -9,6 +14,8 @@ from ..errors import StoreError
 from ..runs import tables
 from ..store import write_json
 from .jobs import GridJob
+
+_ALIKE = 10.0  # amounts of work that differ by more tell nothing of each other: what each start takes counts too
 
 
 class Costs:
@@ -18,6 +25,11 @@ class Costs:
         self.file = paths.BUILD / "grid" / "history.json"
         self.known = self._read()
         self.new: dict[str, list[Any]] = {}
+        self.kin: dict[str, list[tuple[int, float]]] = {}  # amounts of work, mean seconds
+        for family, (count, total) in self.known.items():
+            kin, amount = _kin(family)
+            if amount:
+                self.kin.setdefault(kin, []).append((amount, total / count))
 
     def _read(self) -> dict[str, list[Any]]:
         try:
@@ -39,14 +51,19 @@ class Costs:
         return total / count if count else None
 
     def expected(self, job: GridJob) -> float | None:
-        """Seconds of the family's mean, else of the same kind's; of a notebook as its profile says; None: unknown."""
+        """Seconds of the family's mean; else of a notebook as its profile says, of a computation as of its nearest kin.
+
+        None: unknown.
+        """
         if (mean := self.mean(job)) is not None:
             return mean
         if job.kind == "notebook":
             minutes = batch.estimate(job.as_notebook()).minutes
             return None if minutes is None else 60 * minutes
-        kin = [values for family, values in self.known.items() if family.startswith(f"{job.kind}/")]
-        return sum(total for _, total in kin) / sum(count for count, _ in kin) if kin else None
+        kin, amount = _kin(job.family)
+        ratios = [(amount / known, seconds) for known, seconds in self.kin.get(kin, ())]
+        ratio, seconds = min(ratios, key=lambda one: abs(math.log(one[0])), default=(math.inf, 0.0))
+        return ratio * seconds if 1 / _ALIKE <= ratio <= _ALIKE else None
 
     def save(self) -> None:
         """Add what is new to the file."""
@@ -58,3 +75,9 @@ class Costs:
             found[family] = [before[0] + count, before[1] + total]
         write_json(self.file, found)
         self.known, self.new = found, {}
+
+
+def _kin(family: str) -> tuple[str, int]:
+    """What a family shares with its kin, and its amount of work; 0: it is not told, as of a notebook."""
+    *kin, _, amount = ["", *family.split("/")]
+    return "/".join(kin), int(amount) if len(kin) == 5 and amount.isdigit() else 0

@@ -9,9 +9,8 @@ done is told by results alone, and each job is done under a lock.
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import os
-import shlex
 import socket
 import sys
 import time
@@ -23,17 +22,18 @@ from typing import Any, Protocol, runtime_checkable
 from filelock import FileLock, Timeout
 
 from .. import paths, runs
-from ..errors import SpecError, StoreError
-from ..runs import display, parameters
+from ..errors import StoreError
+from ..runs import display
 from ..store import Store
 from . import state as states
 from .costs import Costs
 from .engines import DIED, TIMEOUT, Engine, Process, Serial
 from .jobs import STORED, GridJob, grid_folder, is_done
+from .options import Options
 from .plan import Plan
 from .state import DONE, GridState, JobState
+from .worker import lock_of
 
-ENGINES = ("serial", "process", "ray")
 _TICK = 0.5  # seconds between two looks at the clock
 _SAVE_SECONDS = 1.0
 _BUSY_SECONDS = 2.0  # until a job that another run is at is looked at again
@@ -64,20 +64,19 @@ def run(
 
     `jobs` at a time (default: the cores; one for the engine serial), each with a share of a GPU on the engine ray.
     A job whose worker, kernel or node died or that took longer than `timeout` minutes is tried again `retries` times;
-    one that fails by itself is not, and what needs it is skipped. `say` hears what happens (default: stderr, unless
-    there is a `view`). Raises SpecError for what cannot be started; no failure of a job is raised.
+    one that fails by itself is not, and what needs it is skipped. `say` hears what happens (default: stderr, which with
+    a `view` is told only what that does not show). Raises SpecError for what cannot be started; no failure of a job is
+    raised.
     """
-    _check(engine, jobs, gpus_per_job, retries, timeout)
-    all_ = [replace(job, minutes=timeout) for job in plan.jobs()]
-    say = say or ((lambda text: None) if view else (lambda text: print(text, file=sys.stderr, flush=True)))
-    driver = _Driver(plan, all_, engine, retries, timeout, say, view)
-    driver.state.command = _command(plan, engine, jobs=jobs, gpus_per_job=gpus_per_job, timeout=timeout)
+    options = Options(engine, jobs, gpus_per_job, retries, timeout)
+    driver = _Driver(plan, options, say, view)
     driver.skip_done()
+    left = [driver.jobs[id] for id in driver.left]
+    options.check_devices(left)
     driver.tidy()
     try:
-        if driver.left:
-            computing = any(job.kind != "notebook" for job in all_)
-            with _engine(engine, min(jobs or paths.jobs(), len(driver.left)), jobs, gpus_per_job, computing) as workers:
+        if left:
+            with _engine(options, left) as workers:
                 driver.work(workers)
         driver.finish()
     finally:
@@ -85,61 +84,43 @@ def run(
     return driver.state.jobs
 
 
-def _check(engine: str, jobs: int | None, gpus_per_job: float, retries: int, timeout: float | None) -> None:
-    if engine not in ENGINES:
-        raise SpecError(parameters.unknown("engine", engine, list(ENGINES)))
-    if jobs is not None and jobs < 1:
-        raise SpecError(f"at least one job runs at a time, found --jobs {jobs}; give 1 or more.")
-    if engine == "serial" and jobs not in (None, 1):
-        raise SpecError(f"the engine serial runs one job at a time, found --jobs {jobs}; choose --engine process.")
-    if gpus_per_job and engine != "ray":
-        raise SpecError(
-            f"only the engine ray shares out GPUs, found --gpus-per-job {gpus_per_job:g}; add --engine ray."
-        )
-    if retries < 0:
-        raise SpecError(f"the number of retries is 0 or more, found {retries}; correct it.")
-    if timeout is not None and timeout <= 0:
-        raise SpecError(f"the timeout is a positive number of minutes, found {timeout:g}; correct it.")
-
-
-def _engine(name: str, slots: int, jobs: int | None, gpus_per_job: float, computing: bool) -> Engine:
-    if name == "serial":
+def _engine(options: Options, left: Sequence[GridJob]) -> Engine:
+    if options.engine == "serial":
         return Serial()
-    if name == "process":
-        return Process(slots, max(1, paths.jobs() // slots), computing)
+    if options.engine == "process":
+        slots = options.slots(len(left)) or 1
+        return Process(slots, max(1, paths.jobs() // slots), any(job.kind != "notebook" for job in left))
     from .ray_engine import Ray
 
-    return Ray(jobs, gpus_per_job)
+    return Ray(options.jobs, options.gpus_per_job)
+
+
+def _told(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 class _Driver:
     """The jobs of one run and what is known of them."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        jobs: Sequence[GridJob],
-        engine: str,
-        retries: int,
-        timeout: float | None,
-        say: Say,
-        view: View | None,
-    ) -> None:
+    def __init__(self, plan: Plan, options: Options, say: Say | None = None, view: View | None = None) -> None:
+        jobs = [replace(job, minutes=options.timeout) for job in plan.jobs()]
         self.jobs = {job.id: job for job in jobs}
-        self.retries, self.timeout, self._say, self.view = retries, timeout, say, view
-        self.costs = Costs()
+        self.retries, self.timeout, self.view = options.retries, options.timeout, view
+        self._warn = say or _told
+        self._say = say or ((lambda text: None) if view else _told)
+        self.costs, self.began = Costs(), time.monotonic()
         self.of = {job.id: self._state_of(job) for job in jobs}
         began = states.now()
         self.state = GridState(
             plan=plan.name,
-            engine=engine,
+            engine=options.engine,
             slots=1,
             started=began,
             updated=began,
             finished=None,
             pid=os.getpid(),
             host=socket.gethostname(),
-            command="",
+            command=options.command(plan),
             jobs=list(self.of.values()),
         )
         self.dependents: dict[str, list[str]] = {}
@@ -225,11 +206,11 @@ class _Driver:
             state = self.of[id]
             if id not in self.elsewhere:
                 state.status, state.attempts = "running", state.attempts + 1
-                state.seconds, state.message = 0.0, ""
+                state.seconds, state.message, state.device = 0.0, "", ""
             self.running[id] = time.monotonic()
+            state.worker = engine.submit(self.jobs[id], max(1, state.attempts))
             if engine.slots == 1:
                 self._save(_SAVE_SECONDS)  # the serial engine is back only when the job has ended
-            engine.submit(self.jobs[id], max(1, state.attempts))
 
     def _reported(self, job: GridJob, report: dict[str, Any]) -> None:
         state, took = self.of[job.id], time.monotonic() - self.running.pop(job.id)
@@ -287,6 +268,9 @@ class _Driver:
 
     def _failed(self, job: GridJob, message: str) -> None:
         self.of[job.id].status, self.of[job.id].message = "failed", message
+        if job.kind == "notebook":  # of one whose worker was killed: as far as it came
+            with contextlib.suppress(StoreError, OSError), lock_of(job, Store()):
+                os.replace(job.outputs / "executing.ipynb", job.outputs / "failed.ipynb")
         self.say(f"{job.label}: failed: {message}")
         above = [(one, job.label) for one in self.dependents.get(job.id, ())]
         while above:
@@ -325,7 +309,7 @@ class _Driver:
         began = time.monotonic()
         if every and began - self.saved < max(every, 20 * self.save_seconds):
             return
-        self.state.updated = states.now()
+        self.state.updated, self.state.seconds = states.now(), began - self.began
         for id, state in self.of.items():
             if state.status in ("waiting", "running"):
                 state.expected_seconds = self.costs.mean(self.jobs[id]) or state.expected_seconds
@@ -340,7 +324,7 @@ class _Driver:
             pass
         except (StoreError, OSError) as error:
             if not self.trouble:
-                self._say(f"the state of the grid cannot be written, the jobs go on: {error}")
+                self._warn(f"the state of the grid cannot be written, the jobs go on: {error}")
             self.trouble = True
         if self.view is not None:
             self.view.update(self.state)
@@ -358,29 +342,38 @@ class _Driver:
             self.lock.release()
 
 
-def _command(plan: Plan, engine: str, **options: float | None) -> str:
-    """What to type to go on."""
-    given = [[f"--{name.replace('_', '-')}", f"{value:g}"] for name, value in options.items() if value]
-    return shlex.join(["sslmem", "grid", plan.path, "--engine", engine, *itertools.chain(*given)])
-
-
-def forecast(plan: Plan, engine: str = "serial", jobs: int | None = None) -> str:
-    """What a run would do: each job, whether it is done, how long it takes; nothing is started."""
-    _check(engine, jobs, 0.0, 0, None)
-    slots = 1 if engine == "serial" else jobs or paths.jobs()
-    driver = _Driver(plan, plan.jobs(), engine, 0, None, lambda text: None, None)
+def forecast(
+    plan: Plan,
+    engine: str = "serial",
+    jobs: int | None = None,
+    gpus_per_job: float = 0.0,
+    retries: int = 2,
+    timeout: float | None = None,
+) -> str:
+    """What such a run would do: each job, whether it is done, how long it takes; nothing is started."""
+    options = Options(engine, jobs, gpus_per_job, retries, timeout)
+    driver = _Driver(plan, options)
     driver.skip_done()
+    options.check_devices(driver.jobs[id] for id in driver.left)
     rows = [("job", "state", "about")]
     for state in driver.state.jobs[:_SHOWN]:
         done, about = state.status == "cached", state.expected_seconds
         told = "" if done else "?" if about is None else runs.duration(about)
         rows.append((state.label, "done before" if done else "to do", told))
     more = len(driver.state.jobs) - _SHOWN
-    left = [driver.of[id] for id in driver.left]
-    known = [state.expected_seconds for state in left if state.expected_seconds is not None]
     text = display.aligned(rows) + (f"\nand {more:,} more" if more > 0 else "")
+    left = [driver.of[id] for id in driver.left]
     done = len(driver.state.jobs) - len(left)
-    unknown = f", and {len(left) - len(known):,} jobs that nothing is known of" if len(known) < len(left) else ""
-    about = f"about {runs.duration(sum(known) / slots)}" if known else "nobody knows how long"
-    total = f"{about}, {slots} at a time{unknown if known else ''}" if left else "nothing to do"
+    total = _total(driver.state, left, options.slots(len(left))) if left else "nothing to do"
     return f"{text}\n\n{len(driver.state.jobs):,} jobs, {done:,} done before, {len(left):,} to do: {total}"
+
+
+def _total(state: GridState, left: list[JobState], slots: int | None) -> str:
+    """How long jobs take that are left, in words."""
+    many = f"{slots} at a time" if slots else "if one at a time; how many Ray has room for is seen when it starts"
+    known = [job for job in left if job.expected_seconds is not None]
+    seconds = states.eta_seconds(replace(state, slots=slots or 1, jobs=known))
+    if not known or seconds is None:
+        return f"nobody knows how long, {many}"
+    unknown = f", and {len(left) - len(known):,} jobs that nothing is known of" if len(known) < len(left) else ""
+    return f"about {runs.duration(seconds)}, {many}{unknown}"

@@ -35,8 +35,8 @@ class Engine(contextlib.AbstractContextManager):
     slots = 1
 
     @abstractmethod
-    def submit(self, job: GridJob, attempt: int) -> None:
-        """Start a job; the driver has no more than `slots` under way."""
+    def submit(self, job: GridJob, attempt: int) -> str:
+        """Start a job, the driver has no more than `slots` under way; its worker's name when that is known."""
 
     @abstractmethod
     def ended(self, timeout: float) -> Ended:
@@ -62,9 +62,10 @@ class Serial(Engine):
     def __init__(self) -> None:
         self._given: deque[tuple[GridJob, int]] = deque()
 
-    def submit(self, job: GridJob, attempt: int) -> None:
+    def submit(self, job: GridJob, attempt: int) -> str:
         """Take a job; `ended` does it."""
         self._given.append((job, attempt))
+        return _name(os.getpid())
 
     def ended(self, timeout: float) -> Ended:
         """Do the jobs that were submitted."""
@@ -108,6 +109,11 @@ class _Slot:
         self.job: GridJob | None = None
         self.late = False
 
+    @property
+    def name(self) -> str:
+        """Of the worker, empty until it has begun."""
+        return _name(self.pid.result()) if self.pid.done() and self.pid.exception() is None else ""
+
     def end(self) -> None:
         """Kill the worker with all that it started; also one that only seems dead because the fork server is."""
         with contextlib.suppress(BrokenExecutor, CancelledError, TimeoutError):
@@ -131,7 +137,7 @@ class Process(Engine):
         self._idle: list[_Slot] = []
         self._busy: dict[Future[str], _Slot] = {}
 
-    def submit(self, job: GridJob, attempt: int) -> None:
+    def submit(self, job: GridJob, attempt: int) -> str:
         """Give a job to an idle worker, or to a new one."""
         while self._idle:
             slot = self._idle.pop()
@@ -148,9 +154,10 @@ class Process(Engine):
             future.set_exception(error)
         return self._give(slot, future, job)
 
-    def _give(self, slot: _Slot, future: Future[str], job: GridJob) -> None:
+    def _give(self, slot: _Slot, future: Future[str], job: GridJob) -> str:
         slot.job = job
         self._busy[future] = slot
+        return slot.name
 
     def ended(self, timeout: float) -> Ended:
         """The jobs whose worker has answered or died."""
@@ -175,8 +182,7 @@ class Process(Engine):
 
     def workers(self) -> list[str]:
         """The worker processes that have begun."""
-        slots = [*self._busy.values(), *self._idle]
-        return [_name(slot.pid.result()) for slot in slots if slot.pid.done() and slot.pid.exception() is None]
+        return [slot.name for slot in [*self._busy.values(), *self._idle] if slot.name]
 
     def close(self) -> None:
         """End all workers, busy or not."""

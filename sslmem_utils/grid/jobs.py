@@ -29,8 +29,8 @@ class GridJob:
     """One notebook or one computation with all its parameters; travels to workers as text.
 
     `id`: 20 hexadecimal digits, hash of what is computed. `kind`: notebook, train, score or probe. `family`: jobs that
-    take about equally long. `needs`: ids of jobs that come first. `wanted`: named by the plan, not only needed by
-    another job. `minutes`: time allowed (None: any).
+    take about equally long (see `costs`). `needs`: ids of jobs that come first. `wanted`: named by the plan, not only
+    needed by another job. `minutes`: time allowed (None: any).
     """
 
     plan: str

@@ -55,11 +55,15 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked plan: its name, its file, and what it wants, in order and without repetitions."""
+    """A checked plan: its name, its file, and what it wants, in order and without repetitions.
+
+    `many`: it asks for more than MANY jobs and was read with `yes`.
+    """
 
     name: str
     path: str
     wanted: tuple[Wanted, ...]
+    many: bool = False
 
     def jobs(self) -> list[GridJob]:
         """All jobs, each after what it needs; loads torch when there are computations.
@@ -67,8 +71,9 @@ class Plan:
         Raises SpecError, SplitError or DataError for a computation that cannot be done.
         """
         found: dict[str, GridJob] = {}
+        once = computations.Once()
         for wanted in self.wanted:
-            for job in _jobs(wanted, self.name):
+            for job in _jobs(wanted, self.name, once):
                 if job.id not in found or (job.wanted and not found[job.id].wanted):
                     found[job.id] = job  # a key that is there keeps its place
         known = Counter(job.label for job in found.values())
@@ -76,9 +81,9 @@ class Plan:
         return [replace(job, label=label) for job, label in zip(found.values(), told, strict=True)]
 
 
-def _jobs(wanted: Wanted, plan: str) -> Iterator[GridJob]:
+def _jobs(wanted: Wanted, plan: str, once: computations.Once) -> Iterator[GridJob]:
     if wanted.kind != "notebook":
-        yield from computations.jobs_of(wanted.kind, wanted.params, wanted.varied, plan)
+        yield from computations.jobs_of(wanted.kind, wanted.params, wanted.varied, plan, once)
         return
     profile = wanted.params["profile"]
     told = [f"{name}={_short(wanted.params[name])}" for name in wanted.varied]
@@ -88,7 +93,7 @@ def _jobs(wanted: Wanted, plan: str) -> Iterator[GridJob]:
         kind="notebook",
         label=" ".join([wanted.notebook, profile, *told]),
         params=wanted.params,
-        family=f"notebook/{wanted.notebook}/{profile}",
+        family=f"notebook/{wanted.notebook}/{profile}/{digest(wanted.params, length=8)}",
         notebook=wanted.notebook,
     )
 
@@ -121,7 +126,7 @@ def read(path: Path, yes: bool = False) -> Plan:
     for entry in checked:
         for wanted in entry.expand():
             found.setdefault(digest(wanted.kind, wanted.notebook, wanted.params), wanted)
-    return Plan(name, str(path), tuple(found.values()))
+    return Plan(name, str(path), tuple(found.values()), total > MANY)
 
 
 class _Entry:
@@ -225,8 +230,10 @@ def _target(values: dict[str, Any], where: str) -> tuple[str, str, Fit, list[str
     """Kind, notebook, check of one value, names of parameters, and the values that hold unless the plan says others."""
     if "compute" in values:
         kind = values["compute"]
+        if not isinstance(kind, str):
+            raise SpecError(f"{where}: `compute` must be one name, found {_kind(kind)}; make one entry of each.")
         if kind not in computations.COMPUTATIONS:
-            raise SpecError(parameters.unknown("computation", str(kind), list(computations.COMPUTATIONS), where))
+            raise SpecError(parameters.unknown("computation", kind, list(computations.COMPUTATIONS), where))
         if "profile" in values:
             raise SpecError(
                 f"{where}: `profile` belongs to notebooks, and this is the computation {kind!r}; remove it."

@@ -47,11 +47,6 @@ class Ray(Engine):
                 'the engine ray needs the package ray: install it (uv pip install "ray>=2.50") or choose another '
                 "engine, process for example."
             )
-        if gpus_per_job < 0 or (gpus_per_job > 1 and gpus_per_job != int(gpus_per_job)):
-            raise SpecError(
-                f"GPUs a job are a share of one (0.25 for example) or a whole number, found {gpus_per_job:g}; "
-                "change --gpus-per-job."
-            )
         self._jobs, self._gpus = jobs, gpus_per_job
         self._address = os.environ.get("RAY_ADDRESS", "")
         self._running: dict[Any, tuple[GridJob, int]] = {}
@@ -162,12 +157,13 @@ class Ray(Engine):
         )
 
     # ------------------------------------------------------------ jobs
-    def submit(self, job: GridJob, attempt: int) -> None:
-        """Give a job to Ray, with the artifacts it builds on where workers do not see the store."""
+    def submit(self, job: GridJob, attempt: int) -> str:
+        """Give a job to Ray, with the artifacts it builds on where workers do not see the store; Ray chooses where."""
         brought = storage.needed(job) if self._apart else {}
         share = 0 if self._gpus else max(1, self._cores // self.slots)
         reference = self._task.options(name=job.label).remote(job.canonical(), attempt, share, brought)
         self._running[reference] = (job, attempt)
+        return ""
 
     def ended(self, timeout: float) -> Ended:
         """The jobs that have ended. RunError when the head of the cluster is gone."""

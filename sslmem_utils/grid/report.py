@@ -15,7 +15,7 @@ from ..store import write_atomic
 from . import view
 from .jobs import LOG, grid_folder
 from .jobs import REPORT as PAST
-from .state import ENDED, GridState, JobState, is_running
+from .state import ENDED, STATE, GridState, JobState, is_running, load
 
 REPORT = "report.html"
 _TEMPLATE = Path(__file__).with_name("report.jinja")
@@ -33,6 +33,7 @@ _ADVICE = (  # what an error says, and what to do that it does not say itself
         "`sslmem store verify` names what is damaged, `sslmem store prune` removes it.",
     ),
     ("made no table", "Its executed copy shows which cell it did not reach."),
+    ("took longer than [^;]*$", "Raise --timeout, or mend the cell that hangs; failed.ipynb shows which."),
 )
 _ELSE = "Its last lines say where it stopped; mend the cause."
 
@@ -48,10 +49,24 @@ class Entry:
     where: str
     needs: list[JobState]
     params: dict[str, str]
+    claims: list[tuple[str, str, str]]  # id, verdict, sentence
     log: str
     error: str
     advice: str
     files: list[tuple[str, str]]  # name and link
+
+
+def renew(name: str) -> Path:
+    """Write the page about a grid as its files tell it now, unless it has finished and the page says so; the page.
+
+    RunError when the grid was never run here, StoreError when its state is damaged or the page cannot be written.
+    """
+    folder, state = grid_folder(name), load(name)
+    page = folder / REPORT
+    written = page.stat().st_mtime_ns if page.is_file() else 0
+    if state.finished is None or written <= (folder / STATE).stat().st_mtime_ns:
+        write_report(state, page)
+    return page
 
 
 def write_report(state: GridState, path: Path) -> None:
@@ -66,16 +81,15 @@ def write_report(state: GridState, path: Path) -> None:
 def _facts(state: GridState, here: Path) -> dict[str, Any]:
     by_id, counts = {job.id: job for job in state.jobs}, state.counts()
     entries = [_entry(state, job, by_id, here) for job in state.jobs]
-    alive = state.pid != os.getpid() and is_running(state)  # a driver that writes this itself has ended
     return {
         "state": state,
         "entries": entries,
         "failed": [entry for entry in entries if entry.job.status == "failed"],
         "counts": [(status, counts[status]) for status in view.ORDER if status in counts],
         "ended": sum(job.status in ENDED for job in state.jobs),
-        "standing": "finished" if state.finished else "running" if alive else "stopped",
+        "standing": "finished" if state.finished else "running" if is_running(state) else "stopped",
         "started": view.clock(state.started),
-        "elapsed": duration(view.elapsed(state)),
+        "elapsed": duration(state.seconds),
         "worked": duration(sum((job.seconds for job in state.jobs), 0.0)),
         "memory": view.memory(max((job.memory_mb for job in state.jobs), default=0.0)),
         "devices": sorted({job.device for job in state.jobs if job.device}),
@@ -86,7 +100,8 @@ def _facts(state: GridState, here: Path) -> dict[str, Any]:
 def _entry(state: GridState, job: JobState, by_id: dict[str, JobState], here: Path) -> Entry:
     folder = grid_folder(state.plan) / "jobs" / job.id
     bad, job = job.status in ("failed", "skipped"), _with_past(job, folder)
-    files = [folder / name for name in ("run/executed.ipynb", "run/failed.ipynb", LOG)]
+    files = [folder / name for name in ("run/executed.ipynb", "run/failed.ipynb", f"run/{tables.CLAIMS}", LOG)]
+    params, claims = _claims(folder / "run" / tables.CLAIMS)
     return Entry(
         job=job,
         time=duration(job.seconds) if job.seconds else "",
@@ -94,7 +109,8 @@ def _entry(state: GridState, job: JobState, by_id: dict[str, JobState], here: Pa
         verdicts=view.verdicts(job),
         where=f"{job.worker}{f', GPU {job.device}' if job.device else ''}",
         needs=[by_id[id] for id in job.needs if id in by_id],
-        params={name: json.dumps(value, ensure_ascii=False) for name, value in job.params.items()},
+        params={name: json.dumps(value, ensure_ascii=False) for name, value in (job.params | params).items()},
+        claims=claims,
         log=tail(folder / LOG) if bad or len(by_id) <= _LOGS else "",
         error=_traceback(folder / "run" / "failed.ipynb") if job.status == "failed" else "",
         advice=advice(job.message) if bad else "",
@@ -110,6 +126,15 @@ def _with_past(job: JobState, folder: Path) -> JobState:
         return replace(job, **where, **{name: then[name] for name in ("seconds", "memory_mb", "verdicts") if then})
     except (OSError, StoreError, KeyError, TypeError):
         return job
+
+
+def _claims(file: Path) -> tuple[dict[str, Any], list[tuple[str, str, str]]]:
+    """All parameters of a notebook that has run, its defaults included, and id, verdict and sentence of its claims."""
+    try:
+        facts, claims = tables.read_claims(file)
+        return dict(facts["params"]), [(one["id"], one["verdict"], one["sentence"]) for one in claims]
+    except (OSError, StoreError, KeyError, TypeError, ValueError):
+        return {}, []
 
 
 def advice(message: str) -> str:

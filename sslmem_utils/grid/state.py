@@ -49,7 +49,10 @@ class JobState:
 
 @dataclass
 class GridState:
-    """One grid: who runs it since when, and all its jobs. Times are ISO texts in UTC; `finished` is None until then."""
+    """One grid: who runs it since when, and all its jobs. Times are ISO texts in UTC; `finished` is None until then.
+
+    `seconds` from the start to `updated`, told by a clock that does not jump.
+    """
 
     plan: str
     engine: str
@@ -61,6 +64,7 @@ class GridState:
     host: str
     command: str
     jobs: list[JobState]
+    seconds: float = 0.0
 
     def counts(self) -> dict[str, int]:
         """How many jobs have each status, those that occur."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import AbstractContextManager
-from datetime import datetime
 from typing import Any
 
 from ..runs import display, duration
@@ -77,7 +76,7 @@ class Live(AbstractContextManager):
         if changed and not self._finished and (left := eta_seconds(state)):
             lines[-1] += f" ({duration(left)} left)"
         if self._finished:
-            lines.append(f"grid {state.plan}: {counted(state)} in {duration(elapsed(state))}")
+            lines.append(f"grid {state.plan}: {counted(state)} in {duration(state.seconds)}")
         self._seen = now
         return lines
 
@@ -143,11 +142,11 @@ def table(state: GridState, since: float = 0.0) -> Any:
 
 def _when(state: GridState, since: float = 0.0) -> str:
     if state.finished is not None:
-        return f"finished in {duration(elapsed(state))}"
+        return f"finished in {duration(state.seconds)}"
     left = eta_seconds(state)
     left = None if left is None else left - since
     told = "no estimate yet" if left is None else f"about {duration(left)} left" if left >= 1 else "nearly done"
-    return f"{duration(elapsed(state) + since)}, {told}"
+    return f"{duration(state.seconds + since)}, {told}"
 
 
 def status_text(state: GridState, alive: bool) -> str:
@@ -171,7 +170,7 @@ def status_text(state: GridState, alive: bool) -> str:
 def standing(state: GridState, alive: bool) -> str:
     """Whether the driver of a state is at work, has finished or is gone, as one sentence."""
     if state.finished is not None:
-        return f"It finished at {clock(state.finished)}, after {duration(elapsed(state))}."
+        return f"It finished at {clock(state.finished)}, after {duration(state.seconds)}."
     if not alive:
         return (
             f"Its driver (process {state.pid} on {state.host}) is gone since about {clock(state.updated)}; "
@@ -189,12 +188,6 @@ def counted(state: GridState) -> str:
 def _counts(state: GridState) -> list[tuple[str, int]]:
     found = state.counts()
     return [(status, found[status]) for status in ORDER if status in found]
-
-
-def elapsed(state: GridState) -> float:
-    """Seconds from the start to the end or the last sign of life; never negative, whatever the clock did."""
-    end = datetime.fromisoformat(state.finished or state.updated)
-    return max(0.0, (end - datetime.fromisoformat(state.started)).total_seconds())
 
 
 def clock(moment: str) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .. import batch
-from ..batch.kernel import LEFT_OUT, Killed, TooLong, pieces
+from ..batch.kernel import LEFT_OUT, Killed, TooLong, Usage, pieces
 from ..batch.progress import Progress
 from ..errors import SSLMemError, StoreError
 from ..runs import tables
@@ -134,7 +134,10 @@ def work(text: str, attempt: int, mine: bool = True) -> str:
             report["status"] = "cached"
         else:
             with lock_of(job, store):
-                report |= {"status": "cached"} if is_done(job, store) else _do(job, store, attempt, mine)
+                if is_done(job, store):
+                    report["status"] = "cached"
+                else:
+                    _do(job, store, attempt, mine, report)
     except InUse:
         return json.dumps(report | {"status": "busy", "seconds": 0.0})
     except SSLMemError as error:
@@ -155,32 +158,31 @@ def lock_of(job: GridJob, store: Store) -> AbstractContextManager[None]:
     return place.lock(LOCK, job.id, wait=False)
 
 
-def _do(job: GridJob, store: Store, attempt: int, mine: bool) -> dict[str, Any]:
-    """Do the job; what the report says of it."""
+def _do(job: GridJob, store: Store, attempt: int, mine: bool, report: dict[str, Any]) -> None:
+    """Do the job and write into its report what became of it."""
     log = Log(job.folder / LOG, attempt)
     try:
-        with _output(log if mine else None):
-            return _notebook(job, log) if job.kind == "notebook" else _computation(job, store, log)
+        with _output(log if mine else None), _measured(job, report) as usage:
+            if job.kind == "notebook":
+                batch.execute(job.as_notebook(), log, job.minutes, usage)
+            else:
+                computations.compute(job, store, log.say)
+        report["status"] = "done"
     except Exception as error:
         log.say("".join(traceback.format_exception(error)))
-        again = isinstance(error, Killed | TooLong)
-        return {"status": "failed", "message": _sentence(error, job, store), "again": again}
+        report |= {"message": _sentence(error, job, store), "again": isinstance(error, Killed | TooLong)}
     finally:
         log.close()
 
 
-def _notebook(job: GridJob, log: Log) -> dict[str, Any]:
-    outcome = batch.execute(job.as_notebook(), log, job.minutes)
-    return {"status": "done", "memory_mb": round(outcome.memory_mb, 1)}
-
-
-def _computation(job: GridJob, store: Store, log: Log) -> dict[str, Any]:
-    memory = _Memory()
+@contextlib.contextmanager
+def _measured(job: GridJob, report: dict[str, Any]) -> Iterator[Usage]:
+    """Write into the report how much memory was used, also of a job that fails: of a notebook by its kernel."""
+    usage, memory = Usage(), None if job.kind == "notebook" else _Memory()
     try:
-        computations.compute(job, store, log.say)
+        yield usage
     finally:
-        used = memory.stop()
-    return {"status": "done", "memory_mb": round(used, 1)}
+        report["memory_mb"] = round(memory.stop() if memory else usage.memory_mb, 1)
 
 
 @contextlib.contextmanager
