@@ -37,7 +37,7 @@ def heatmap(
 
     `x`, `y` hold the names of columns and rows, in the order in which they first occur; `low`, `high` name the columns
     of the interval. Colour says how far the value lies above (blue) or below (red) `reference`; cells without a value
-    are empty, cells that a name shares with itself are framed. `what` names the quantity.
+    are empty, rows of a name with itself are framed. `what` names the quantity.
     """
     require(table, [x, y, value, *(side for side in (low, high) if side)])
     columns, rows = (list(dict.fromkeys(table[name].astype(str))) for name in (x, y))
@@ -50,6 +50,8 @@ def heatmap(
     axes = figure.subplots()
     for row in table.to_dict("records"):
         at, down, number = columns.index(str(row[x])), rows.index(str(row[y])), float(row[value])
+        if columns[at] == rows[down]:
+            axes.add_patch(Rectangle((at - 0.5, down - 0.5), 1, 1, fc="none", ec=INK, lw=1.6, zorder=5))
         if math.isnan(number):
             continue
         fill = _RAMP(0.5 + (number - reference) / most / 2)
@@ -61,9 +63,6 @@ def heatmap(
         axes.text(at, down - (0.16 if interval else 0), text, color=ink, ha="center", va="center", weight="bold")
         axes.text(at, down + 0.24, interval, color=ink, ha="center", va="center", size=7)
         said.append(f"{row[y]} and {row[x]} {text} {interval}".strip())
-    for name in [name for name in columns if name in rows]:
-        place = (columns.index(name) - 0.5, rows.index(name) - 0.5)
-        axes.add_patch(Rectangle(place, 1, 1, fc="none", ec=INK, lw=1.6, zorder=5))
     axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5), xlabel=xlabel, ylabel=ylabel)
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
@@ -101,7 +100,8 @@ def table_with_bars(
             y, ink = names.index(str(one)), inks[of[str(one)]]
             axes.barh(y + 0.15, mean - zero, left=zero, height=0.4, color=ink, alpha=0.3, lw=0)
             mean_bar(axes, y + 0.15, Interval(0, mean, 0.0, low, high), ink)
-            axes.text(0, y - 0.26, _short(mean), transform=axes.get_yaxis_transform(), va="center", size=7.5)
+            place = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "center"}
+            axes.text(1, y - 0.26, _short(mean), size=7.5, **place)
             said.append(f"{one} {heading} {show(mean, low, high)}")
         axes.axvline(zero, **DASHED)
         axes.set_title(heading, size=8)
