@@ -13,7 +13,7 @@ import pytest
 from sslmem_utils.paths import NOTEBOOKS, ROOT
 
 BOOKS = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
-SHARING = ["03_four_sets", "04_cifar_scoring", "06_methods_and_architectures", "07_consistency"]  # encoders in common
+SHARING = ["04_cifar_scoring", "06_methods_and_architectures", "07_consistency"]  # encoders in common
 MEASURED = ("seconds", "images_per_second")  # columns that tell a time
 
 
