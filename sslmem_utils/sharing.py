@@ -46,7 +46,7 @@ _SAFE = re.compile(
 _MANIFEST_LIMIT, _PIECE = 2**26, 2**20  # bytes
 _BROKEN = (
     *(zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, struct.error, EOFError),
-    *(ValueError, RuntimeError, NotImplementedError, OverflowError, IndexError, OSError),
+    *(ValueError, RuntimeError, OverflowError, IndexError, OSError),
 )
 
 
