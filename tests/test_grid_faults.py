@@ -119,7 +119,7 @@ def test_a_job_that_is_always_killed_is_named_and_the_rest_is_done(project: Path
     book(project, "02_silent", "pass", with_table=False)
     book(project, "03_wrong", 'import time\ntime.sleep(1.2)\nraise ValueError("no such thing")')
     entries = [*({"notebook": number} for number in (1, 2, 3)), trains(0)]
-    found = grid.run(grid.read(plan_of(project, entries)), retries=1, say=lambda text: None)
+    found = grid.run(grid.read(plan_of(project, entries)), grid.Options(retries=1), say=lambda text: None)
     dies, silent, wrong, train = found
     assert (dies.status, dies.attempts) == ("failed", 2) and "its kernel was killed" in dies.message
     assert (silent.status, silent.attempts) == ("failed", 1) and "made no table" in silent.message
@@ -313,7 +313,7 @@ def test_jumps_of_the_clock_change_no_duration(project: Path, monkeypatch: pytes
     monkeypatch.setattr(time, "time", lambda: real() + (-1) ** next(count) * 10**7)
     times = iter([f"{year}-01-01T00:00:00+00:00" for year in range(2030, 2000, -1)])
     monkeypatch.setattr(state, "now", lambda: next(times))
-    (job,) = grid.run(grid.read(plan_of(project, [trains(0)])), timeout=5.0)
+    (job,) = grid.run(grid.read(plan_of(project, [trains(0)])), grid.Options(timeout=5.0))
     assert job.status == "done" and 0 < job.seconds < 300
     assert 0 < state.load("tiny").seconds < 300
 

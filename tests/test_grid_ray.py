@@ -20,6 +20,7 @@ from sslmem_utils import paths
 from sslmem_utils.errors import RunError, SpecError, StoreError
 from sslmem_utils.grid import computations, driver, engines, plan, ray_engine, storage
 from sslmem_utils.grid.jobs import STORED, GridJob, is_done
+from sslmem_utils.grid.options import Options
 from sslmem_utils.store import Store, sha256
 
 SMALL = {"dataset": "digits", "shared": 40, "candidate": 40, "external": 80, "epochs": 2, "batch": 40}
@@ -155,7 +156,7 @@ def test_tables_are_those_of_the_serial_engine_with_a_shared_disk_and_without(
         if name == "apart":
             hidden = partial(storage.Tokens, (project / "nothing",), "seen by nobody")
             monkeypatch.setattr(storage.Tokens, "write", hidden)
-        states = driver.run(checked, engine="serial" if name == "serial" else "ray")
+        states = driver.run(checked, Options("serial" if name == "serial" else "ray"))
         assert {state.status for state in states} == {"done"}, [state.message for state in states]
         found[name] = tables(project, checked.jobs())
     assert found["serial"] == found["ray"] == found["apart"]

@@ -147,8 +147,8 @@ def test_a_longer_schedule_has_the_same_warm_up() -> None:
 
 
 def test_curves_and_losses(tmp_path: Path) -> None:
-    store, settings = Store(tmp_path), {"horizon": 2.0, **FEW}
-    found = lengths.curves(base(), [0, 1], [1, 3], SCORE, store=store, **settings)
+    store, course = Store(tmp_path), lengths.Course(base(), [0, 1], [1, 3], SCORE, horizon=2.0, **FEW)
+    found = lengths.curves(course, store)
     assert list(zip(found["seed"], found["epoch"], strict=True)) == [(0, 1), (0, 3), (1, 1), (1, 3)]
     assert (found.loc[found["epoch"] == 3, "order"] == 1).all()
     assert found[["knn", "linear", "auc_f", "auc_external"]].stack().between(0, 1).all()
@@ -158,7 +158,7 @@ def test_curves_and_losses(tmp_path: Path) -> None:
     table = pairs.align_on(_after(f, 1), SCORE, f).set_index("row")["align"]
     external = training.split_of(f).external
     assert found["align_f_external"][0] == pytest.approx(table.loc[external].mean())
-    loss = lengths.losses(base(), [0, 1], [1, 3], SCORE, store=store, **settings)
+    loss = lengths.losses(course, store)
     assert len(loss) == 2 * 2 * 3 and loss["epoch"].max() == 3 and loss["loss"].gt(0).all()
 
 

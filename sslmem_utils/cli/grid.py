@@ -35,15 +35,15 @@ def grid(
     from .. import grid as grids
 
     wanted = grids.read(plan, yes)
-    options = (engine, jobs, gpus_per_job, retries, timeout)
+    options = grids.Options(engine, jobs, gpus_per_job, retries, timeout)
     if dry_run:
-        print(grids.forecast(wanted, *options))
+        print(grids.forecast(wanted, options))
         return
     from ..grid.view import Live
 
     try:
         with Live() as live:
-            states = grids.run(wanted, *options, view=_Shown(live))
+            states = grids.run(wanted, options, view=_Shown(live))
     finally:
         _report(wanted.name)
     failed = [state for state in states if state.status in ("failed", "skipped")]

@@ -8,7 +8,7 @@ one file (`state`) for those who watch.
 """
 
 from .driver import forecast, run
-from .options import ENGINES
+from .options import ENGINES, Options
 from .plan import MANY, Plan, read
 
-__all__ = ["ENGINES", "MANY", "Plan", "forecast", "read", "run"]
+__all__ = ["ENGINES", "MANY", "Options", "Plan", "forecast", "read", "run"]

@@ -1,7 +1,7 @@
 """Run a plan: in the order of what needs what, only what is missing, again what died, to the end whatever fails.
 
     from sslmem_utils.grid import driver, plan
-    states = driver.run(plan.read(Path("methods.yaml")), engine="process")
+    states = driver.run(plan.read(Path("methods.yaml")), Options("process", jobs=4))
 
 The driver may be killed at any moment and started again, and several may run the same plan on the same store: what is
 done is told by results alone, and each job is done under a lock.
@@ -50,25 +50,14 @@ class View(Protocol):
         """Show a state; called about once a second and at the end."""
 
 
-def run(
-    plan: Plan,
-    engine: str = "serial",
-    jobs: int | None = None,
-    gpus_per_job: float = 0.0,
-    retries: int = 2,
-    timeout: float | None = None,
-    say: Say | None = None,
-    view: View | None = None,
-) -> list[JobState]:
+def run(plan: Plan, options: Options | None = None, say: Say | None = None, view: View | None = None) -> list[JobState]:
     """Run a plan; how each of its jobs ended.
 
-    `jobs` at a time (default: the cores; one for the engine serial), each with a share of a GPU on the engine ray.
-    A job whose worker, kernel or node died or that took longer than `timeout` minutes is tried again `retries` times;
-    one that fails by itself is not, and what needs it is skipped. `say` hears what happens (default: stderr, which with
-    a `view` is told only what that does not show). Raises SpecError for what cannot be started; no failure of a job is
-    raised.
+    A job whose worker, kernel or node died or whose time is up is tried again; one that fails by itself is not, and
+    what needs it is skipped. `say` hears what happens (default: stderr, which with a `view` is told only what that does
+    not show). Raises SpecError for what cannot be started; no failure of a job is raised.
     """
-    options = Options(engine, jobs, gpus_per_job, retries, timeout)
+    options = options or Options()
     driver = _Driver(plan, options, say, view)
     driver.skip_done()
     left = [driver.jobs[id] for id in driver.left]
@@ -342,16 +331,9 @@ class _Driver:
             self.lock.release()
 
 
-def forecast(
-    plan: Plan,
-    engine: str = "serial",
-    jobs: int | None = None,
-    gpus_per_job: float = 0.0,
-    retries: int = 2,
-    timeout: float | None = None,
-) -> str:
+def forecast(plan: Plan, options: Options | None = None) -> str:
     """What such a run would do: each job, whether it is done, how long it takes; nothing is started."""
-    options = Options(engine, jobs, gpus_per_job, retries, timeout)
+    options = options or Options()
     driver = _Driver(plan, options)
     driver.skip_done()
     options.check_devices(driver.jobs[id] for id in driver.left)

@@ -20,7 +20,11 @@ _YEAR = 525_600  # minutes; timers take no more than some years
 
 @dataclass(frozen=True)
 class Options:
-    """Options of a run, as `driver.run` explains them; SpecError for what cannot be."""
+    """How a plan is run; SpecError for what cannot be.
+
+    `jobs` at a time (default: the cores; one for the engine serial), each with a share of a GPU on the engine ray. A
+    job that was killed or took longer than `timeout` minutes is tried again `retries` times.
+    """
 
     engine: str = "serial"
     jobs: int | None = None

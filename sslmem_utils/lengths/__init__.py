@@ -1,9 +1,9 @@
 """Training length: the score, both alignment losses and the probes along one training, and where its loss levels off.
 
     base = recipes.recipe("digits", shared=125, candidate=125, external=500)
-    lengths.curves(base, range(5), [60, 120, 240, 480], score)   # one row a seed and epoch
-    lengths.plateaus(lengths.losses(base, range(5), [60, 120, 240, 480], score))
-    lengths.slopes(curves, plateaus, "candidate")
+    course = lengths.Course(base, range(5), [60, 120, 240, 480], score)
+    curves, losses = lengths.curves(course), lengths.losses(course)    # one row a seed and epoch
+    lengths.slopes(curves, lengths.plateaus(losses), "candidate")
 
 The schedule is the point at issue: at the end of a cosine the learning rate is 0, the loss levels off because nothing
 moves any more, and every number changes with the rate. A training is therefore followed along a schedule that is made
@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 from .levels import plateau, plateaus, slopes
 
 if TYPE_CHECKING:
-    from .following import KIND, curves, follow, losses, pair, stretched
+    from .following import KIND, Course, curves, follow, losses, pair, stretched
 
-__all__ = ["KIND", "curves", "follow", "losses", "pair", "plateau", "plateaus", "slopes", "stretched"]
+__all__ = ["KIND", "Course", "curves", "follow", "losses", "pair", "plateau", "plateaus", "slopes", "stretched"]
 
 
 def __getattr__(name: str) -> Any:  # what trains brings torch, which a page made from stored tables does without

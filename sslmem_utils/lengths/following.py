@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 
@@ -47,31 +48,36 @@ def pair(
     return pairs.pair_specs(stretched(base.but(epochs=max(checkpoints)), horizon), seed)
 
 
-def curves(
-    base: TrainSpec,
-    seeds: Sequence[int],
-    checkpoints: Sequence[int],
-    score: ScoreSpec,
-    *,
-    horizon: Number = HORIZON,
-    store: Store | None = None,
-    fit: int = probes.FIT,
-    test: int = probes.TEST,
-) -> pd.DataFrame:
-    """What is measured after each of the `checkpoints` of the pairs of every seed, trained up to the last of them.
+@dataclass(frozen=True)
+class Course:
+    """What is trained, and when and how it is looked at.
 
-    The last checkpoint is the length of the training, whatever epochs `base` has. One row a seed and epoch: the columns
-    of `stats.summary` for m_rel (centred means of the sets, auc_external and others); `auc_f`: candidates against
-    external images by minus align_f alone; `align_f_SET`, `align_g_SET`: mean alignment losses; `order`: Spearman of
-    the candidates' m_rel with that after the last checkpoint; knn, linear and spread (`probes`) of f as `knn_f` and so
-    on, of g likewise, and the mean of both as `knn` and so on.
+    The pairs of every seed are trained up to the last of the `checkpoints`, whatever epochs `base` has, along a
+    schedule of `horizon` times as many. `fit` and `test` are images of the probes.
     """
-    store = store or Store()
+
+    base: TrainSpec
+    seeds: Sequence[int]
+    checkpoints: Sequence[int]
+    score: ScoreSpec
+    horizon: Number = HORIZON
+    fit: int = probes.FIT
+    test: int = probes.TEST
+
+
+def curves(course: Course, store: Store | None = None) -> pd.DataFrame:
+    """What is measured after each checkpoint of a course; trains what is missing.
+
+    One row a seed and epoch: the columns of `stats.summary` for m_rel (centred means of the sets, auc_external and
+    others); `auc_f`: candidates against external images by minus align_f alone; `align_f_SET`, `align_g_SET`: mean
+    alignment losses; `order`: Spearman of the candidates' m_rel with that after the last checkpoint; knn, linear and
+    spread (`probes`) of f as `knn_f` and so on, of g likewise, and the mean of both as `knn` and so on.
+    """
     rows = []
-    for seed, both in _followed(base, seeds, checkpoints, score, horizon, store, fit, test).items():
-        split, images = training.split_of(both["f"][0]), data.load(base.dataset)
+    for seed, both in _followed(course, store or Store()).items():
+        split, images = training.split_of(both["f"][0]), data.load(course.base.dataset)
         tables = {}
-        for epoch in sorted(set(checkpoints)):
+        for epoch in sorted(set(course.checkpoints)):
             found = [pd.read_parquet(both[name][1][epoch] / "alignment.parquet") for name in "fg"]
             tables[epoch] = scoring.score_table(*found, split, images.index, images.labels.numpy()).assign(seed=seed)
         last = _candidates(tables[max(tables)])
@@ -96,21 +102,10 @@ def _accuracies(both: dict[str, tuple[TrainSpec, dict[int, Path]]], epoch: int) 
     return each | {what: (each[f"{what}_f"] + each[f"{what}_g"]) / 2 for what in ACCURACIES}
 
 
-def losses(
-    base: TrainSpec,
-    seeds: Sequence[int],
-    checkpoints: Sequence[int],
-    score: ScoreSpec,
-    *,
-    horizon: Number = HORIZON,
-    store: Store | None = None,
-    fit: int = probes.FIT,
-    test: int = probes.TEST,
-) -> pd.DataFrame:
+def losses(course: Course, store: Store | None = None) -> pd.DataFrame:
     """The training loss of the same pairs: seed, encoder (f, g), epoch, loss (mean over the epoch), lr."""
     parts = []
-    found = _followed(base, seeds, checkpoints, score, horizon, store or Store(), fit, test)
-    for seed, both in found.items():
+    for seed, both in _followed(course, store or Store()).items():
         for name, (_, folders) in both.items():
             table = pd.read_parquet(folders[max(folders)] / "losses.parquet")
             parts.append(table[["epoch", "loss", "lr"]].assign(seed=seed, encoder=name))
@@ -202,30 +197,20 @@ def _keep(
     store.put(KIND, name, write, {"spec": spec.model_dump(mode="json"), "epoch": state.epoch})
 
 
-def _followed(
-    base: TrainSpec,
-    seeds: Sequence[int],
-    checkpoints: Sequence[int],
-    score: ScoreSpec,
-    horizon: Number,
-    store: Store,
-    fit: int,
-    test: int,
-) -> dict[int, dict[str, tuple[TrainSpec, dict[int, Path]]]]:
+def _followed(course: Course, store: Store) -> dict[int, dict[str, tuple[TrainSpec, dict[int, Path]]]]:
     """For every seed, f and g: the spec and the folders of its checkpoints. Several trainings at a time on a CPU."""
-    if not seeds:
+    base, checkpoints, score = course.base, tuple(course.checkpoints), course.score
+    if not course.seeds:
         raise SpecError("an experiment needs at least one seed, found none; raise `seeds`.")
-    plan = {seed: pair(base, seed, checkpoints, horizon) for seed in seeds}
-    specs = [spec for both in plan.values() for spec in both]
-    arguments = [
-        (spec.canonical(), tuple(checkpoints), score.canonical(), str(store.root), fit, test) for spec in specs
-    ]
+    plan = {seed: pair(base, seed, checkpoints, course.horizon) for seed in course.seeds}
+    specs, sizes = [spec for both in plan.values() for spec in both], (course.fit, course.test)
+    arguments = [(spec.canonical(), checkpoints, score.canonical(), str(store.root), *sizes) for spec in specs]
     jobs = min(paths.jobs(base.compute.device), len(specs))
     if jobs > 1:
         context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
         with ProcessPoolExecutor(jobs, context) as pool:
             list(pool.map(_follow_in_worker, arguments))
-    found = [follow(spec, checkpoints, score, store, fit=fit, test=test) for spec in specs]
+    found = [follow(spec, checkpoints, score, store, fit=course.fit, test=course.test) for spec in specs]
     each = iter(zip(specs, found, strict=True))
     return {seed: {"f": next(each), "g": next(each)} for seed in plan}
 
