@@ -3,6 +3,7 @@
 
 PROFILE ?= quick
 WORKERS ?= 2
+JOBS ?= 2
 ARGS ?=
 TORCH ?=
 PYTHON ?= python3.13 python3.12 python3.11 python3 python
@@ -19,11 +20,11 @@ unexport PYTHONDONTWRITEBYTECODE
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{ printf "  %-12s %s\n", $$1, $$2 }'
-	@echo "Variables: PROFILE=quick|laptop|..., TORCH=cpu (small CPU builds of torch), PYTHON=/path/to/python3, ARGS='-k views' for tests"
+	@echo "Variables: PROFILE=quick|laptop|..., JOBS=notebooks at a time, TORCH=cpu (small CPU builds of torch), PYTHON=/path/to/python3, ARGS='-k views' for tests"
 
 paper: env ## compute the PROFILE here, print the claims, build the book
 	@echo "==> 1/3 computing the profile '$(PROFILE)'; interrupt at will, the next run goes on from there"
-	@$(BIN)/sslmem run --profile "$(PROFILE)"
+	@$(BIN)/sslmem run --profile "$(PROFILE)" --jobs "$(JOBS)"
 	@echo "==> 2/3 claims"
 	@$(BIN)/sslmem claims --profile "$(PROFILE)"
 	@echo "==> 3/3 the book of this run"

@@ -197,6 +197,14 @@ class Store:
         finally:
             lock.release()
 
+    def is_locked(self, kind: str, key: str) -> bool:
+        """Whether somebody computes this artifact just now."""
+        try:
+            with self.lock(kind, key, wait=False):
+                return False
+        except InUse:
+            return True
+
     def drop_damaged(self, kind: str, key: str) -> str:
         """Remove an artifact whose checksums are wrong, as it stands in the way of a good one; what was wrong."""
         try:

@@ -29,7 +29,7 @@ child = subprocess.Popen(["sleep", "300"])
 os.kill(os.getpid(), signal.SIGKILL)"""
 SLEEPS = """import os, time
 
-(run.folder / "kernel.txt").write_text(str(os.getpid()))
+(run.folder / "kernel.txt").write_text(f"{os.getpid()} {os.environ.get('SSLMEM_JOBS')}")
 print("asleep", file=sys.stderr, flush=True)
 time.sleep(300)"""
 
@@ -123,6 +123,7 @@ def test_estimates_come_from_the_profile_then_from_the_longest_run(project: Path
     assert batch.estimate(job) == batch.Estimate(1.5, 2.0, "longest run here")
     text = batch.forecast([job, other])
     assert "in all about 2.0 minutes and at most 2.0 GB" in text and "1.5" in text.splitlines()[1]
+    assert "in all about 1.5 minutes and at most 3.0 GB" in batch.forecast([job, other], together=2)
 
 
 def test_the_digest_follows_source_and_parameters_only(project: Path) -> None:
@@ -150,6 +151,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, subpro
     write_notebook(root, "03_killed", {**start, "kill": KILLED})
     write_notebook(root, "04_silent", start)
     write_notebook(root, "05_sleeps", {**start, "sleep": SLEEPS}, slow="")
+    write_notebook(root, "06_sleeps", {**start, "sleep": SLEEPS}, slow="")
     yield root, sslmem(root, "run")
 
 
@@ -240,19 +242,29 @@ def test_time_is_limited(ran: tuple[Path, subprocess.CompletedProcess[str]]) -> 
     assert "Traceback" not in result.stderr
 
 
-def test_ctrl_c_ends_the_kernel_too(ran: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    code = "import sys; from sslmem_utils.cli import main; sys.exit(main(['run', '5', '--profile', 'slow']))"
-    kernel = ran[0] / "_build/runs/slow/05_sleeps/kernel.txt"
-    kernel.unlink(missing_ok=True)
+def test_two_at_a_time_share_the_cores_and_ctrl_c_ends_both(
+    ran: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    command = ["run", "5", "6", "--profile", "slow", "--jobs", "2"]
+    code = f"import sys; from sslmem_utils.cli import main; sys.exit(main({command}))"
+    kernels = [ran[0] / f"_build/runs/slow/{name}_sleeps/kernel.txt" for name in ("05", "06")]
+    for kernel in kernels:
+        kernel.unlink(missing_ok=True)
     process = subprocess.Popen(
-        [sys.executable, "-c", code], env=environment(ran[0]), stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", code],
+        env=environment(ran[0]) | {"SSLMEM_JOBS": "5"},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
-    wait_for(lambda: kernel.is_file() and kernel.read_text() != "")
+    wait_for(lambda: all(kernel.is_file() and kernel.read_text() != "" for kernel in kernels))
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "error: interrupted; finished work is kept" in errors and "Traceback" not in errors
-    wait_for(lambda: gone(int(kernel.read_text())), 10)
+    found = [kernel.read_text().split() for kernel in kernels]
+    assert [jobs for _, jobs in found] == ["2", "2"]
+    wait_for(lambda: all(gone(int(pid)) for pid, _ in found), 10)
 
 
 def test_plain_papermill_is_as_strict(ran: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path) -> None:

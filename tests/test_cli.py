@@ -119,12 +119,12 @@ def test_dry_run_says_what_it_takes_and_starts_nothing(project: Path, capsys: py
 def test_a_failed_notebook_is_exit_code_1(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def failing(jobs: list[batch.Job], force: bool, minutes: float | None) -> list[batch.Outcome]:
-        assert force and minutes == 2.0
+    def failing(jobs: list[batch.Job], force: bool, minutes: float | None, together: int) -> list[batch.Outcome]:
+        assert force and minutes == 2.0 and together == 3
         return [batch.Outcome(job, "failed", 1.0, message="ValueError: no") for job in jobs]
 
     monkeypatch.setattr(batch, "run", failing)
-    assert cli.main(["run", "--force", "--timeout", "2"]) == 1
+    assert cli.main(["run", "--force", "--timeout", "2", "--jobs", "3"]) == 1
     captured = capsys.readouterr()
     assert "ValueError: no" in captured.out and "error: 1 of 1 notebooks failed" in captured.err
 

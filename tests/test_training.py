@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
@@ -62,6 +63,29 @@ def test_two_processes_train_what_one_does(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("SSLMEM_JOBS", "2")
     together = training.train_all(specs, Store(tmp_path / "two"))
     assert all(equal(weights(a), weights(b)) for a, b in zip(alone, together, strict=True))
+
+
+def test_what_another_run_trains_is_left_for_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two notebooks that share encoders do not wait for each other while there is something else to do."""
+    monkeypatch.setenv("SSLMEM_JOBS", "1")
+    store, (first, second) = Store(tmp_path), (spec(seed=0), spec(seed=1))
+    names = [training.key(one, data.load(one.dataset).fingerprint) for one in (first, second)]
+    held, waited = threading.Event(), []
+
+    def another() -> None:
+        with store.lock(training.KIND, names[0]):
+            held.set()
+            end = time.monotonic() + 60
+            while store.get(training.KIND, names[1]) is None and time.monotonic() < end:
+                time.sleep(0.05)
+            waited.append(time.monotonic() >= end)
+
+    thread = threading.Thread(target=another)
+    thread.start()
+    held.wait()
+    folders = training.train_all([first, second], store)
+    thread.join()
+    assert waited == [False] and all((folder / "weights.safetensors").is_file() for folder in folders)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lars"])

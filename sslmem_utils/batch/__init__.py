@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -90,35 +91,48 @@ def run(
     force: bool = False,
     minutes: float | None = None,
     say: Callable[[str], None] | None = None,
+    together: int = 1,
 ) -> list[Outcome]:
-    """Execute jobs one after another (training inside each uses all cores); a failure does not stop the others.
+    """Execute jobs, `together` at a time; a failure does not stop the others.
 
-    `force` executes finished ones too; `minutes` is the time allowed to each.
+    Each trains with its share of the cores. `force` executes finished ones too; `minutes` is the time allowed to each.
     """
-    outcomes = []
     say = say or (lambda text: print(text, file=sys.stderr, flush=True))
-    for number, job in enumerate(jobs, 1):
+    limits = kernel.Limits(minutes, max(1, paths.jobs() // together) if together > 1 else None)
+    usages = [kernel.Usage() for _ in jobs]
+
+    def one(number: int, job: Job, usage: kernel.Usage) -> Outcome:
+        where = f"[{number}/{len(jobs)}] {job.notebook}"
         if not force and is_finished(job):
-            outcomes.append(Outcome(job, "cached", verdicts=verdicts(job)))
-            say(f"[{number}/{len(jobs)}] {job.notebook}: done before, nothing has changed")
-            continue
-        say(f"[{number}/{len(jobs)}] {job.notebook} ({job.profile}) ...")
-        outcome = _run_one(job, minutes)
-        outcomes.append(outcome)
-        result = f"{outcome.status} in {runs.duration(outcome.seconds)} {outcome.message}".rstrip()
-        say(f"[{number}/{len(jobs)}] {job.notebook}: {result}")
-    return outcomes
+            say(f"{where}: done before, nothing has changed")
+            return Outcome(job, "cached", verdicts=verdicts(job))
+        say(f"{where} ({job.profile}) ...")
+        outcome = _run_one(job, limits, usage)
+        say(f"{where}: {outcome.status} in {runs.duration(outcome.seconds)} {outcome.message}".rstrip())
+        return outcome
+
+    with ThreadPoolExecutor(together) as pool:
+        futures = [pool.submit(one, *given) for given in zip(count(1), jobs, usages)]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for usage in usages:
+                usage.stop()
+            raise
 
 
-def _run_one(job: Job, minutes: float | None) -> Outcome:
+def _run_one(job: Job, limits: kernel.Limits, usage: kernel.Usage) -> Outcome:
     began = time.monotonic()
     try:
-        return execute(job, following(job.notebook), minutes)
+        return execute(job, following(job.notebook), limits, usage)
     except SSLMemError as error:
         return Outcome(job, "failed", time.monotonic() - began, message=str(error))
 
 
-def execute(job: Job, progress: Progress, minutes: float | None = None, usage: kernel.Usage | None = None) -> Outcome:
+def execute(
+    job: Job, progress: Progress, limits: kernel.Limits | None = None, usage: kernel.Usage | None = None
+) -> Outcome:
     """Execute one job, finished or not. RunError when it fails: `kernel.Killed`, `kernel.TooLong` or another.
 
     `usage` tells what it used, also when it fails.
@@ -126,7 +140,7 @@ def execute(job: Job, progress: Progress, minutes: float | None = None, usage: k
     began, usage = time.monotonic(), usage or kernel.Usage()
     digest = run_digest(job)  # before it runs: a source edited meanwhile must not pass as executed
     with _alone(job), _earlier_kept(job), progress:
-        kernel.execute(job.path, job.folder / EXECUTED, job.params, progress, minutes=minutes, usage=usage)
+        kernel.execute(job.path, job.folder / EXECUTED, job.params, progress, limits=limits, usage=usage)
         _check_outputs(job)
         seconds = time.monotonic() - began
         _record(job, digest, seconds, usage.memory_mb)
@@ -264,20 +278,22 @@ def summary(outcomes: Sequence[Outcome]) -> str:
     return display.aligned(rows)
 
 
-def forecast(jobs: Sequence[Job], force: bool = False) -> str:
+def forecast(jobs: Sequence[Job], force: bool = False, together: int = 1) -> str:
     """What a run would take: minutes and memory per notebook and in all, before anything starts."""
     rows = [("notebook", "profile", "minutes", "memory", "from", "parameters")]
-    total, most = 0.0, 0.0
+    ends, most = [0.0] * together, []
     for job in jobs:
         if not force and is_finished(job):
             rows.append((job.notebook, job.profile, "0", "", "done before", canonical(job.params)))
             continue
         cost = estimate(job)
-        total, most = total + (cost.minutes or 0), max(most, cost.gigabytes or 0)
+        ends[ends.index(min(ends))] += cost.minutes or 0
+        most.append(cost.gigabytes or 0)
         minutes, memory = (f"{value:.1f}" if value is not None else "?" for value in (cost.minutes, cost.gigabytes))
         rows.append((job.notebook, job.profile, minutes, f"{memory} GB", cost.basis, canonical(job.params)))
     unknown = ", and those marked ?" if any(row[2] == "?" for row in rows) else ""
-    all_ = f"in all about {total:.1f} minutes{unknown} and at most {most:.1f} GB of memory at a time"
+    memory = sum(sorted(most)[-together:])
+    all_ = f"in all about {max(ends):.1f} minutes{unknown} and at most {memory:.1f} GB of memory at a time"
     return f"{display.aligned(rows)}\n\n{all_}"
 
 
@@ -297,7 +313,7 @@ def render(notebook: str, profile: str) -> Path:
         if output.is_file() and mark.is_file() and mark.read_text() == digest:
             return output
         try:
-            kernel.execute(job.path, output, job.params, Progress(), render=True, minutes=10.0)
+            kernel.execute(job.path, output, job.params, Progress(), render=True, limits=kernel.Limits(10.0))
         except RunError as error:
             where = f"the page of {notebook} cannot be made from results/{notebook}/{profile}"
             raise RunError(f"{where}: {error}") from None

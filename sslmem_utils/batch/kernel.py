@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -29,8 +30,7 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _QUIET = "ignore:IProgress not found"  # tqdm would rather draw a widget, which no page could show
 HIDDEN = "remove-cell"  # tag by which the book leaves a cell out
 OUTPUT_LIMIT = 5_000_000  # characters that a cell may write and keep; beyond, its beginning and its end are kept
-
-
+_LOOKS = 100  # times as long as a look at the memory takes, between two: the more memory, the longer a look
 LEFT_OUT = "\n[... some output is left out here ...]\n"
 
 
@@ -42,6 +42,17 @@ class TooLong(RunError):
     """The notebook took longer than allowed."""
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What a kernel may take: `minutes` in all (None: any), and `jobs`, the encoders it trains at a time.
+
+    Without `jobs` the environment decides (`paths.jobs`).
+    """
+
+    minutes: float | None = None
+    jobs: int | None = None
+
+
 @dataclass
 class Usage:
     """What a kernel and its children used: the most memory that was seen, in MB."""
@@ -49,24 +60,38 @@ class Usage:
     memory_mb: float = 0.0
     pid: int | None = None
     timed_out: bool = False
+    stopped: bool = False
     done: threading.Event = field(default_factory=threading.Event)
 
     def watch(self, minutes: float | None) -> None:
-        """Sample the memory once a second; kill the kernel when its time is up."""
-        import psutil
-
-        waited = 0.0
+        """Sample the memory, once a second where that is cheap; kill the kernel when its time is up."""
+        waited, due = 0.0, 0.0
         while not self.done.wait(1.0):
             waited += 1.0
             if self.pid is None:
                 continue
-            with contextlib.suppress(psutil.Error):
-                process = psutil.Process(self.pid)
-                used = sum(_private(one) for one in [process, *process.children(recursive=True)])
-                self.memory_mb = max(self.memory_mb, used / 2**20)
+            if self.stopped:
+                self.kill()
+            if waited >= due:
+                began = time.thread_time()
+                self._look()
+                due = waited + _LOOKS * (time.thread_time() - began)
             if minutes is not None and waited > minutes * 60:
                 self.timed_out = True
                 self.kill()
+
+    def _look(self) -> None:
+        import psutil
+
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(self.pid)
+            used = sum(_private(one) for one in [process, *process.children(recursive=True)])
+            self.memory_mb = max(self.memory_mb, used / 2**20)
+
+    def stop(self) -> None:
+        """End the kernel at once, or as soon as it has started; from any thread."""
+        self.stopped = True
+        self.kill()
 
     def kill(self) -> None:
         """End the kernel and every process it started (they share its process group)."""
@@ -88,28 +113,27 @@ def execute(
     progress: Progress,
     *,
     render: bool = False,
-    minutes: float | None = None,
+    limits: Limits | None = None,
     usage: Usage | None = None,
 ) -> None:
     """Execute `source` with injected parameters into `output`; raises RunError with the error's last line.
 
     The notebook is saved after each cell to `executing.ipynb` beside `output`, moved to `output` when all went well
-    and to `failed.ipynb` otherwise; what the kernel itself said is then in `kernel.log`. `minutes` is the time allowed
-    in all; `usage` tells what was used, also of one that fails. With `render` nothing is lost on a kill: it is saved
-    once, and its kernel is a warm one.
+    and to `failed.ipynb` otherwise; what the kernel itself said is then in `kernel.log`. `usage` tells what was used,
+    also of one that fails. With `render` nothing is lost on a kill: it is saved once, and its kernel is a warm one.
     """
     partial, failed, log = (output.with_name(name) for name in ("executing.ipynb", "failed.ipynb", "kernel.log"))
     with explained(output.parent):
         output.parent.mkdir(parents=True, exist_ok=True)
         failed.unlink(missing_ok=True)
+    limits, usage = limits or Limits(), usage or Usage()
+    environment = _environment(render, output.parent, limits.jobs)
     if render and warm.AVAILABLE:
-        warm.ready(_environment(render, output.parent))  # it imports while this process does
-    usage = usage or Usage()
-    watcher = threading.Thread(target=usage.watch, args=(minutes,), daemon=True)
+        warm.ready(environment)  # it imports while this process does
+    watcher = threading.Thread(target=usage.watch, args=(limits.minutes,), daemon=True)
     watcher.start()
     try:
         with _connection() as connection, log.open("wb") as stream, _event_loop():
-            environment = _environment(render, output.parent)
             manager = _manager(environment, connection, stream, usage, render and warm.AVAILABLE)
             notebook = _papermill(source, partial, params, progress, manager, keep=not render)
         _finish(notebook, partial)
@@ -118,7 +142,7 @@ def execute(
     except RunError as error:
         kind, message = type(error), str(error)
         if usage.timed_out:
-            kind, message = TooLong, f"it took longer than the {minutes:g} minutes allowed."
+            kind, message = TooLong, f"it took longer than the {limits.minutes:g} minutes allowed."
         if partial.is_file():
             os.replace(partial, failed)
             message = f"{message} (see {shown(failed)})"
@@ -222,7 +246,7 @@ def _finish(notebook: Any, path: Path) -> None:
     path.write_text(nbformat.writes(notebook), encoding="utf-8")
 
 
-def _environment(render: bool, outputs: Path) -> dict[str, str]:
+def _environment(render: bool, outputs: Path, jobs: int | None) -> dict[str, str]:
     """Environment of the kernel: this project, this package, no startup files of the user, no needless warnings."""
     known = {name: value for name, value in os.environ.items() if name not in ("SSLMEM_RENDER", "SSLMEM_RUN")}
     search = [str(paths.PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -234,6 +258,7 @@ def _environment(render: bool, outputs: Path) -> dict[str, str]:
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         "PYTHONWARNINGS": ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), _QUIET])),
         "IPYTHONDIR": str(paths.BUILD.resolve() / "ipython"),
+        **({"SSLMEM_JOBS": str(jobs)} if jobs else {}),
         **({"SSLMEM_RENDER": "1"} if render else {"SSLMEM_RUN": str(outputs.resolve())}),
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from types import TracebackType
 from typing import Any
 
@@ -51,7 +52,15 @@ class Lines(Progress):
 class Bar(Progress):
     """One line in a terminal: cells done, time, and the last line the notebook wrote."""
 
+    _lock = threading.Lock()
+    _shown: Any = None  # what draws the bars of all notebooks that run
+    _running = 0
+
     def __init__(self, notebook: str) -> None:
+        self._notebook = notebook
+
+    @staticmethod
+    def _drawing() -> Any:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Rich
@@ -59,8 +68,7 @@ class Bar(Progress):
 
         last = TextColumn("{task.fields[last]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
         columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), last)
-        self._rich = Rich(*columns, console=Console(stderr=True), transient=True)
-        self._task = self._rich.add_task(notebook, total=None, last="starting")
+        return Rich(*columns, console=Console(stderr=True), transient=True)
 
     def write(self, text: str) -> None:
         """Show the last line."""
@@ -73,13 +81,23 @@ class Bar(Progress):
         self._rich.update(self._task, completed=done, total=total)
 
     def __enter__(self) -> Bar:
-        self._rich.start()
+        with Bar._lock:
+            if not Bar._running:
+                Bar._shown = self._drawing()
+                Bar._shown.start()
+            Bar._running += 1
+            self._rich = Bar._shown
+        self._task = self._rich.add_task(self._notebook, total=None, last="starting")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._rich.stop()
+        with Bar._lock:
+            Bar._running -= 1
+            self._rich.remove_task(self._task)
+            if not Bar._running:
+                self._rich.stop()
 
 
 def following(notebook: str) -> Progress:

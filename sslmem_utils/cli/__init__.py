@@ -103,15 +103,16 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only say how long and how much memory")] = False,
     force: Annotated[bool, typer.Option("--force", help="execute finished ones too")] = False,
     timeout: Annotated[float | None, typer.Option(min=0, help="minutes allowed to each notebook")] = None,
+    together: Annotated[int, typer.Option("--jobs", min=1, help="notebooks at a time, sharing the cores")] = 1,
 ) -> None:
     """Execute notebooks; finished ones are left alone."""
     from .. import batch
 
     jobs = batch.plan(notebooks or [], profile, parameter)
     if dry_run:
-        print(batch.forecast(jobs, force))
+        print(batch.forecast(jobs, force, together))
         return
-    outcomes = batch.run(jobs, force, timeout)
+    outcomes = batch.run(jobs, force, timeout, together=together)
     print("\n" + batch.summary(outcomes))
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     if failed:

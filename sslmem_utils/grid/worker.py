@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .. import batch
-from ..batch.kernel import LEFT_OUT, Killed, TooLong, Usage, pieces
+from ..batch.kernel import LEFT_OUT, Killed, Limits, TooLong, Usage, pieces
 from ..batch.progress import Progress
 from ..errors import SSLMemError, StoreError
 from ..runs import tables
@@ -164,7 +164,7 @@ def _do(job: GridJob, store: Store, attempt: int, mine: bool, report: dict[str, 
     try:
         with _output(log if mine else None), _measured(job, report) as usage:
             if job.kind == "notebook":
-                batch.execute(job.as_notebook(), log, job.minutes, usage)
+                batch.execute(job.as_notebook(), log, Limits(job.minutes), usage)
             else:
                 computations.compute(job, store, log.say)
         report["status"] = "done"

@@ -53,7 +53,7 @@ def _workers(device: str) -> ProcessPoolExecutor:
         server = "forkserver" in get_all_start_methods()
         context = get_context("forkserver" if server else "spawn")
         if server:
-            context.set_forkserver_preload(["sslmem_utils.training"])
+            context.set_forkserver_preload(["sslmem_utils.training", "torch._dynamo", "lightly.loss", "timm"])
         _events = context.SimpleQueue()
         _pool = ProcessPoolExecutor(paths.jobs(device), context, _begin_worker, (_events,))
     return _pool
@@ -167,7 +167,13 @@ def _in_turn(
     specs: Sequence[TrainSpec], store: Store, watch: _Watch, knn_every: int, then: Then | None
 ) -> list[BaseException]:
     failed: list[BaseException] = []
-    for number, spec in enumerate(specs, 1):
+    left = list(specs)
+    while left:
+        # another run may train the same encoders: rather one that it has not begun than wait for it
+        free = (one.compute.processes > 1 or not store.is_locked(KIND, _name(one)) for one in left)
+        spec = next((one for one, now in zip(left, free, strict=True) if now), left[0])
+        left.remove(spec)
+        number = len(specs) - len(left)
         try:
             train(spec, store, _at_most_every_second(partial(watch.epoch, number)), knn_every)
             if then is not None:
