@@ -107,7 +107,7 @@ def run(
             say(f"{where}: done before, nothing has changed")
             return Outcome(job, "cached", verdicts=verdicts(job))
         say(f"{where} ({job.profile}) ...")
-        outcome = _run_one(job, limits, usage)
+        outcome = _run_one(job, len(jobs) > 1, limits, usage)
         say(f"{where}: {outcome.status} in {runs.duration(outcome.seconds)} {outcome.message}".rstrip())
         return outcome
 
@@ -122,25 +122,31 @@ def run(
             raise
 
 
-def _run_one(job: Job, limits: kernel.Limits, usage: kernel.Usage) -> Outcome:
+def _run_one(job: Job, forked: bool, limits: kernel.Limits, usage: kernel.Usage) -> Outcome:
     began = time.monotonic()
     try:
-        return execute(job, following(job.notebook), limits, usage)
+        return execute(job, following(job.notebook), limits, usage, forked)
     except SSLMemError as error:
         return Outcome(job, "failed", time.monotonic() - began, message=str(error))
 
 
 def execute(
-    job: Job, progress: Progress, limits: kernel.Limits | None = None, usage: kernel.Usage | None = None
+    job: Job,
+    progress: Progress,
+    limits: kernel.Limits | None = None,
+    usage: kernel.Usage | None = None,
+    forked: bool = False,
 ) -> Outcome:
     """Execute one job, finished or not. RunError when it fails: `kernel.Killed`, `kernel.TooLong` or another.
 
-    `usage` tells what it used, also when it fails.
+    `usage` tells what it used, also when it fails. With `forked` its kernel comes from a process, kept for others, that
+    has imported what it needs.
     """
     began, usage = time.monotonic(), usage or kernel.Usage()
     digest = run_digest(job)  # before it runs: a source edited meanwhile must not pass as executed
     with _alone(job), _earlier_kept(job), progress:
-        kernel.execute(job.path, job.folder / EXECUTED, job.params, progress, limits=limits, usage=usage)
+        limited = {"limits": limits, "usage": usage, "forked": forked}
+        kernel.execute(job.path, job.folder / EXECUTED, job.params, progress, **limited)
         _check_outputs(job)
         seconds = time.monotonic() - began
         _record(job, digest, seconds, usage.memory_mb)
@@ -313,7 +319,8 @@ def render(notebook: str, profile: str) -> Path:
         if output.is_file() and mark.is_file() and mark.read_text() == digest:
             return output
         try:
-            kernel.execute(job.path, output, job.params, Progress(), render=True, limits=kernel.Limits(10.0))
+            limits = kernel.Limits(minutes=10.0)
+            kernel.execute(job.path, output, job.params, Progress(), render=True, forked=True, limits=limits)
         except RunError as error:
             where = f"the page of {notebook} cannot be made from results/{notebook}/{profile}"
             raise RunError(f"{where}: {error}") from None

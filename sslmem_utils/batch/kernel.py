@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import shutil
@@ -12,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -113,6 +114,7 @@ def execute(
     progress: Progress,
     *,
     render: bool = False,
+    forked: bool = False,
     limits: Limits | None = None,
     usage: Usage | None = None,
 ) -> None:
@@ -120,7 +122,8 @@ def execute(
 
     The notebook is saved after each cell to `executing.ipynb` beside `output`, moved to `output` when all went well
     and to `failed.ipynb` otherwise; what the kernel itself said is then in `kernel.log`. `usage` tells what was used,
-    also of one that fails. With `render` nothing is lost on a kill: it is saved once, and its kernel is a warm one.
+    also of one that fails. With `render` nothing is lost on a kill, and it is saved once. With `forked` the kernel is a
+    warm one where that can be.
     """
     partial, failed, log = (output.with_name(name) for name in ("executing.ipynb", "failed.ipynb", "kernel.log"))
     with explained(output.parent):
@@ -128,13 +131,15 @@ def execute(
         failed.unlink(missing_ok=True)
     limits, usage = limits or Limits(), usage or Usage()
     environment = _environment(render, output.parent, limits.jobs)
-    if render and warm.AVAILABLE:
-        warm.ready(environment)  # it imports while this process does
+    forked = forked and (warm.AVAILABLE if render else warm.COMPUTING)
+    if forked:
+        warm.ready(environment, not render)  # it imports while this process does
     watcher = threading.Thread(target=usage.watch, args=(limits.minutes,), daemon=True)
     watcher.start()
     try:
         with _connection() as connection, log.open("wb") as stream, _event_loop():
-            manager = _manager(environment, connection, stream, usage, render and warm.AVAILABLE)
+            start = functools.partial(warm.launch, computing=not render, log=stream) if forked else None
+            manager = _manager(environment, connection, stream, usage, start)
             notebook = _papermill(source, partial, params, progress, manager, keep=not render)
         _finish(notebook, partial)
         os.replace(partial, output)
@@ -286,7 +291,13 @@ def _event_loop() -> Iterator[None]:
             loop.close()
 
 
-def _manager(environment: dict[str, str], connection: Path, log: IO[bytes], usage: Usage, forked: bool) -> type:
+def _manager(
+    environment: dict[str, str],
+    connection: Path,
+    log: IO[bytes],
+    usage: Usage,
+    fork: Callable[..., warm.Fork] | None,
+) -> type:
     """A kernel manager class that starts `sys.executable` (or a warm kernel), whatever kernel specs are installed.
 
     Sockets are files where the system has them: no open ports, and runs where the loopback network is down.
@@ -300,7 +311,7 @@ def _manager(environment: dict[str, str], connection: Path, log: IO[bytes], usag
 
     class Forking(LocalProvisioner):
         async def launch_kernel(self, cmd: list[str], **options: Any) -> Any:
-            self.process = warm.launch(cmd[cmd.index("-f") :], options["env"], options["cwd"], log)
+            self.process = fork(cmd[cmd.index("-f") :], options["env"], folder=options["cwd"])
             self.pid = self.pgid = self.process.pid
             return self.connection_info
 
@@ -314,7 +325,7 @@ def _manager(environment: dict[str, str], connection: Path, log: IO[bytes], usag
             return spec
 
         async def _async_start_kernel(self, **options: Any) -> None:
-            if forked:
+            if fork is not None:
                 self.provisioner = Forking(kernel_id=self.kernel_id, kernel_spec=spec, parent=self)
             # Output of cells arrives as messages; what remains are words of the kernel about itself
             added = {"env": dict(environment), "stdout": log, "stderr": log}

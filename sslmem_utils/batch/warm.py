@@ -1,8 +1,9 @@
-"""Kernels forked from one process that has already imported what every page needs.
+"""Kernels forked from one process that has already imported what they need.
 
-A page made from committed results spends most of its time importing pandas, matplotlib and IPython: a server process
-imports them once and forks a kernel for each page (Linux; elsewhere kernels start as always). The server imports
-libraries only, nothing of this package, and ends when the process that started it does.
+A page made from committed results spends most of its time importing pandas, matplotlib and IPython, and a small
+notebook that computes a good part of it importing torch: a server process imports them once and forks a kernel for
+each notebook (Linux; elsewhere kernels start as always). The server imports libraries only, nothing of this package,
+and ends when the process that started it does.
 
 This file is also the server's script, so it imports only the standard library at its top.
 """
@@ -21,10 +22,14 @@ from pathlib import Path
 from typing import IO, Any
 
 AVAILABLE = sys.platform == "linux"
+# A process forked from one that has asked for CUDA devices, as imports may, cannot use them
+COMPUTING = AVAILABLE and not Path("/dev/nvidiactl").exists()
 _PRELOADED = ("ipykernel.kernelapp", "ipykernel.ipkernel", "pandas", "pyarrow.parquet", "scipy.special", "pydantic")
 _PRELOADED += ("matplotlib.figure", "matplotlib.backends.backend_svg", "matplotlib_inline.config", "filelock", "yaml")
+_COMPUTING = ("torch._dynamo", "torchvision", "lightly.loss", "lightly.models.modules", "timm", "safetensors.torch")
+_COMPUTING += ("scipy.stats", "sklearn.linear_model", "sklearn.model_selection")
 _lock = threading.Lock()
-_servers: list[subprocess.Popen[str]] = []
+_servers: dict[bool, subprocess.Popen[str]] = {}  # of kernels that compute, and of those that render
 
 
 class Fork:
@@ -58,23 +63,23 @@ class Fork:
     terminate = kill
 
 
-def ready(environment: dict[str, str]) -> subprocess.Popen[str]:
-    """The server of this process, started on first use; it imports while the caller goes on."""
+def ready(environment: dict[str, str], computing: bool) -> subprocess.Popen[str]:
+    """A server of this process, started on first use; it imports while the caller goes on."""
     with _lock:
-        if not _servers or _servers[0].poll() is not None:
-            command = [sys.executable, "-P", __file__]
+        if computing not in _servers or _servers[computing].poll() is not None:
+            command = [sys.executable, "-P", __file__, *(_COMPUTING if computing else ())]
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-            _servers[:] = [subprocess.Popen(command, env=environment, text=True, start_new_session=True, **pipes)]
-        return _servers[0]
+            _servers[computing] = subprocess.Popen(command, env=environment, text=True, start_new_session=True, **pipes)
+        return _servers[computing]
 
 
-def launch(arguments: list[str], environment: dict[str, str], folder: str, log: IO[bytes]) -> Fork:
+def launch(arguments: list[str], environment: dict[str, str], computing: bool, folder: str, log: IO[bytes]) -> Fork:
     """Fork a kernel with these arguments of ipykernel; what it says itself goes to `log`.
 
     Raises RuntimeError when the server does not answer.
     """
     order = {"arguments": arguments, "environment": environment, "folder": folder, "log": str(Path(log.name).resolve())}
-    server = ready(environment)
+    server = ready(environment, computing)
     with _lock, contextlib.suppress(OSError, ValueError):
         print(json.dumps(order), file=server.stdin, flush=True)
         return Fork(int(server.stdout.readline()))
@@ -86,7 +91,7 @@ def stop() -> None:
     """End the server; a kernel that still runs notices and ends too."""
     with _lock:
         while _servers:
-            server = _servers.pop()
+            _, server = _servers.popitem()
             for pipe in (server.stdin, server.stdout):
                 with contextlib.suppress(OSError):
                     pipe.close()
@@ -97,7 +102,7 @@ def _serve() -> None:
     """Fork a kernel for each line of standard input, answering its process id."""
     import importlib
 
-    for name in _PRELOADED:
+    for name in (*_PRELOADED, *sys.argv[1:]):
         with contextlib.suppress(ImportError):  # a kernel that needs it will say so
             importlib.import_module(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended kernels leave no zombies
