@@ -121,8 +121,8 @@ def table_with_bars(
 
 
 def _short(value: float) -> str:
-    """Three significant digits; thousands as k, millions as M."""
+    """Three decimals below one, else three significant digits; thousands as k, millions as M."""
     for unit, word in ((1e6, " M"), (1e3, " k")):
         if abs(value) >= unit:
             return f"{value / unit:.3g}{word}"
-    return f"{value:.3g}"
+    return f"{value:.3f}" if abs(value) < 1 else f"{value:.3g}"
