@@ -19,6 +19,9 @@ RESULT_VERSIONS = {
     "lengths": 1,
     "typicality": 1,
     "comparison": 1,
+    "limiting": 1,
+    "generalization": 1,
+    "removal": 1,
     "theory": 1,
 }
 

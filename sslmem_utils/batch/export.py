@@ -22,6 +22,7 @@ from . import Job, plan, record
 
 Place = tuple[str, ...]  # folders below results/: notebook and profile
 FILE_LIMIT, TOTAL_LIMIT = 2_000_000, 20_000_000  # bytes; tables are summaries, not raw scores of every view
+_MADE_HERE = ("rendered",)  # scenes that the package draws itself
 _FREE = ("MIT", "BSD", "CC0", "CC BY", "public domain")  # licences under which pictures may be published with the book
 _NOT_FREE = ("NC", "ND", "non-commercial")
 _BLANK = 128  # grey level of a picture that is left out
@@ -160,6 +161,8 @@ def _table(job: Job, name: str, sidecar: dict[str, Any], new: Path, without_pict
 
 def redistributable(dataset: str) -> bool:
     """Whether the dataset's licence allows its pictures in the repository; an imported set's licence is unknown."""
+    if dataset in _MADE_HERE:
+        return True
     from .. import data
 
     licence = next((row["licence"] for row in data.catalogue() if row["name"] == dataset), "")

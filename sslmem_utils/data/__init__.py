@@ -15,14 +15,16 @@ if TYPE_CHECKING:
     from .imageset import ImageSet, gather
     from .loading import load
     from .matching import Match, match
+    from .rendered import import_shapes
 
-__all__ = ["ImageSet", "Match", "catalogue", "gather", "import_images", "load", "match"]
+__all__ = ["ImageSet", "Match", "catalogue", "gather", "import_images", "import_shapes", "load", "match"]
 _LATER = {
     "ImageSet": "imageset",
     "gather": "imageset",
     "load": "loading",
     "Match": "matching",
     "match": "matching",
+    "import_shapes": "rendered",
 }
 
 

@@ -69,7 +69,7 @@ def import_images(
     _check("channels", channels, ("grey", "rgb"))
     _check("background", background, ("white", "black"))
     place = Path(path).expanduser()
-    with _open(place) as source:
+    with opened(place) as source:
         if not source.files:
             others = f"; {_OTHER}: {source.skipped[_OTHER]}" if source.skipped[_OTHER] else ""
             raise DataError(f"There are no images in {place}{others}; expected files such as CLASS/name.png or .jpg.")
@@ -238,7 +238,8 @@ def _progress(batches: Iterator[np.ndarray], what: str, total: int) -> Iterator[
 
 
 @contextmanager
-def _open(place: Path) -> Iterator[Source]:
+def opened(place: Path) -> Iterator[Source]:
+    """The image files of a folder or zip; DataError when there is none, or it is damaged or not to be trusted."""
     if place.is_dir():
         yield _folder(place.resolve())
     elif not place.is_file():

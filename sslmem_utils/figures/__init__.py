@@ -8,9 +8,11 @@ your own. A mean of one seed has no interval and is drawn hollow.
 """
 
 from .along import along
+from .confounds import against
 from .doses import dose_response
 from .lines import convergence, curves, roofline
 from .matrices import heatmap, table_with_bars
+from .scenes import scenes
 from .scores import distribution_of_sets, forest, gallery, scatter_rank, set_means
 from .style import COLORS, INK, LABELS, RC, SIZES, alt, colors, label, style, to_svg
 
@@ -20,6 +22,7 @@ __all__ = [
     "LABELS",
     "RC",
     "SIZES",
+    "against",
     "along",
     "alt",
     "colors",
@@ -33,6 +36,7 @@ __all__ = [
     "label",
     "roofline",
     "scatter_rank",
+    "scenes",
     "set_means",
     "style",
     "table_with_bars",

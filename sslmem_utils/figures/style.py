@@ -23,6 +23,7 @@ COLORS = {"shared": PURPLE, "candidate": VERMILLION, "independent": BLUE, "exter
 COLORS |= {"f": VERMILLION, "g": BLUE}  # the sets that only f, only g was trained on
 COLORS |= {"simclr": BLUE, "mae": VERMILLION, "dino": GREEN, "vicreg": PURPLE}
 COLORS |= {"simsiam": SKY, "byol": ORANGE, "barlow_twins": OLIVE, "supervised": INK}
+COLORS |= {"most memorized": VERMILLION, "least memorized": BLUE, "random": GREEN}  # what is removed, or kept
 OTHERS = (BLUE, VERMILLION, GREEN, PURPLE, OLIVE, ORANGE, SKY)  # names of neither sets nor methods, in this order
 SIZES = {"single": (4.6, 3.2), "wide": (7.4, 3.6), "tall": (7.4, 4.8)}  # inches; the book's text is 7.4 inches wide
 LABELS = {

@@ -3,6 +3,9 @@
     probes.of(spec)                     # kNN and linear accuracy of a trained encoder, stored
     probes.of(spec, untrained=True)     # the same of its initialisation
     probes.pixels(spec)                 # the same of the images themselves
+    probes.transfer(spec, "mnist")      # on another dataset
+    probes.detail(spec)                 # k of kNN, few labels, calibration, classes
+    probes.segmentation(spec, "camvid") # mIoU of a head on its maps; probes.depth likewise
 
 Untrained encoders and pixels are strong on small images, which is why they stand beside.
 """
@@ -18,7 +21,12 @@ from .. import data, training
 from ..specs import TrainSpec, digest
 from ..store import Store
 from ..versions import version_of
-from .accuracy import Sample, features, linear_accuracy, measure, representation_of, sample
+from .accuracy import Sample, features, fitted_linear, linear_accuracy, measure, representation_of, sample
+from .classify import calibration_error, detail_of, few_shot, knn_sweep, sgd_accuracy
+from .dense import depth, depth_errors, overlaps, pictured, predictions, segmentation
+from .heads import Head, maps, pixel_maps
+from .several import each
+from .transfer import detail, foreign, transfer
 
 KIND, TABLE = "probes", "table.parquet"  # kind of artifact, and the file in it
 FIT, TEST = 2000, 2000  # labelled images the classifiers are fitted on, and tested on, where there are as many
@@ -73,6 +81,36 @@ def key(spec: TrainSpec, *, fit: int = FIT, test: int = TEST, untrained: bool = 
 
 
 __all__ = [
-    "FIT", "KIND", "TABLE", "TEST", "Sample", "features", "key", "linear_accuracy", "measure", "of", "pixels",
-    "representation_of", "sample",
-]  # fmt: skip
+    "FIT",
+    "Head",
+    "KIND",
+    "Sample",
+    "TABLE",
+    "TEST",
+    "calibration_error",
+    "depth",
+    "depth_errors",
+    "detail",
+    "detail_of",
+    "each",
+    "features",
+    "few_shot",
+    "fitted_linear",
+    "foreign",
+    "key",
+    "knn_sweep",
+    "linear_accuracy",
+    "maps",
+    "measure",
+    "of",
+    "overlaps",
+    "pictured",
+    "pixel_maps",
+    "pixels",
+    "predictions",
+    "representation_of",
+    "sample",
+    "segmentation",
+    "sgd_accuracy",
+    "transfer",
+]

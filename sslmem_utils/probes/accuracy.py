@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,9 @@ from .. import data, splits, training
 from ..errors import DataError
 from ..methods import Method
 from ..specs import SETS, SplitSpec, TrainSpec, digest
+
+if TYPE_CHECKING:
+    from sklearn.model_selection import GridSearchCV
 
 LEAST = 100  # labelled images below which an accuracy says nothing
 HELD_OUT = 0.2  # share of the images for fitting that choose the penalty
@@ -110,17 +114,21 @@ def linear_accuracy(found: Float32[np.ndarray, "n d"], images: Sample) -> float:
 
     Its penalty is the one of PENALTIES that does best on the held-out images; it is then fitted on all but the test.
     """
+    return float(fitted_linear(found, images).score(found[images.test], images.labels[images.test]))
+
+
+def fitted_linear(found: Float32[np.ndarray, "n d"], images: Sample) -> GridSearchCV:
+    """The classifier of `linear_accuracy`, fitted: it predicts classes and their probabilities."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV, PredefinedSplit
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    fit, test = ~images.test, images.test
+    fit = ~images.test
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=ITERATIONS))
     grid = {"logisticregression__C": PENALTIES}
     folds = PredefinedSplit(np.where(images.held_out[fit], 0, -1))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        search = GridSearchCV(classifier, grid, cv=folds).fit(found[fit], images.labels[fit])
-    return float(search.score(found[test], images.labels[test]))
+        return GridSearchCV(classifier, grid, cv=folds).fit(found[fit], images.labels[fit])
