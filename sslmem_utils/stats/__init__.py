@@ -23,6 +23,7 @@ from .components import Components, variance_components
 from .effects import auc, cliffs_delta, cohens_d, density, paper_t_tests
 from .hierarchical import detectable, hierarchical, power, seeds_needed
 from .intervals import Interval, bootstrap, holm, interval, over_seeds, paired_test, show
+from .partial import partial_correlation
 from .planning import Plan, planner
 from .reliability import (
     Reliability,
@@ -65,6 +66,7 @@ __all__ = [
     "over_seeds",
     "paired_test",
     "paper_t_tests",
+    "partial_correlation",
     "planner",
     "power",
     "ranking",

@@ -134,7 +134,26 @@ def power(difference: Number, sd: Number, seeds: int, alpha: Number = 0.05) -> f
 
     if seeds < 2 or not sd > 0:
         raise SpecError(f"power needs at least 2 seeds and a positive sd, found {seeds} and {sd}; give both.")
-    return float(TTestPower().power(abs(difference) / sd, seeds, alpha))
+    found = float(TTestPower().power(abs(difference) / sd, seeds, alpha))
+    return _power(abs(difference) / sd * math.sqrt(seeds), seeds - 1, alpha) if math.isnan(found) else found
+
+
+def _power(shift: float, freedom: int, alpha: Number) -> float:
+    """P(|t| beyond its critical value) under a shift, by integrating over the sample's sd.
+
+    For parameters at which scipy's noncentral t has no number.
+    """
+    from scipy.integrate import quad
+    from scipy.special import ndtr, stdtrit
+    from scipy.stats import chi
+
+    edge, root = float(stdtrit(freedom, 1 - alpha / 2)), math.sqrt(freedom)
+
+    def beyond(s: float) -> float:
+        return float((ndtr(shift - edge * s) + ndtr(-shift - edge * s)) * chi.pdf(s * root, freedom) * root)
+
+    centre = min(shift / edge, 10.0)
+    return min(1.0, sum(quad(beyond, low, high, limit=200)[0] for low, high in ((0.0, centre), (centre, 20.0))))
 
 
 def seeds_needed(difference: Number, sd: Number, wanted: Number = 0.8, alpha: Number = 0.05, most: int = 10_000) -> int:
