@@ -33,6 +33,7 @@ ENCODERS = {
 }
 SMALL = {  # heads as small as the images
     "simclr": {},
+    "limited_simclr": {},
     "simsiam": {"output": 64, "bottleneck": 16},
     "byol": {"hidden": 64, "output": 32},
     "vicreg": {"hidden": 64, "output": 64},

@@ -22,7 +22,7 @@ ORDER = (
     *("data", "splits", "canaries", "views", "encoders", "methods", "recipes", "training", "scoring", "probes"),
     *("stats", "pairs", "ensembles", "rivals", "typicality"),
     *("validation", "comparison", "policies", "lengths"),
-    *("dejavu", "privacy", "removal", "theory"),
+    *("dejavu", "privacy", "removal", "limiting", "generalization", "theory"),
     *("figures", "claims", "own", "runs", "batch", "grid", "sharing", "book", "cli", "__main__"),
 )
 # What a module must not know although the order would allow it.

@@ -21,12 +21,14 @@ class Batch:
     """What one step sees of n images: their views by policy, as `Method.plan` asked for them, and their labels.
 
     `views[i]` is (n, k, c, h, w), in [0, 1], with its policy's own k and side; `hidden` (n, k, t) marks the patches
-    that the first policy hides from the encoder (None without a mask); `labels` (n,) are -1 where there is none.
+    that the first policy hides from the encoder (None without a mask); `labels` (n,) are -1 where there is none; `ids`
+    (n,) say which images these are (None where nobody asks).
     """
 
     views: tuple[Float[Tensor, "n _ c _ _"], ...]
     labels: Int64[Tensor, " n"]
     hidden: Bool[Tensor, "n _ t"] | None = None
+    ids: Int64[Tensor, " n"] | None = None
 
 
 class Method(nn.Module, ABC):

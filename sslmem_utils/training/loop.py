@@ -111,7 +111,8 @@ def stream(
                 begin = begin + k
             for i, epoch in enumerate(epochs):
                 mask = None if hidden is None else hidden[i]
-                yield epoch, Batch(tuple(part[i] for part in drawn), labels[i * each : (i + 1) * each], mask)
+                these = slice(i * each, (i + 1) * each)
+                yield epoch, Batch(tuple(part[i] for part in drawn), labels[these], mask, keys[these])
 
 
 def run(
