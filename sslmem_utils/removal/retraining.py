@@ -87,6 +87,10 @@ def planned(
 ) -> list[tuple[dict[str, object], TrainSpec]]:
     """What `measure` trains and probes: the names of each encoder and its spec; half A is scored on the way.
 
+    A fraction of 0 removes nothing: one encoder, arm "none". With `keep` the fraction that an arm chooses is what
+    stays, and all else is removed. `control` is a design by name (`design`). `epochs`: lengths of the retrainings, each
+    with a schedule of its own; default: that of `base`, which the scored pairs always have.
+
     Names: seed, retraining, design, arm, fraction, epochs, steps, removed, left (images), taken: mean m_rel of the
     arm's images, in standard deviations from that of half A, caught: the share of the planted images among the removed
     (both NaN where there are none).
@@ -135,24 +139,17 @@ def measure(
     seeds: Sequence[int],
     fractions: Sequence[float] = (0.4,),
     arms: Sequence[str] = ("random", "top"),
-    *,
-    keep: bool = False,
-    control: str = PLAIN,
-    epochs: Sequence[int] = (),
-    retrainings: int = 1,
     setting: Setting | None = None,
     store: Store | None = None,
+    **how: object,
 ) -> pd.DataFrame:
     """Retrain without each fraction of half A, chosen by each arm, and probe; trains and probes what is missing.
 
-    One row an encoder: the names of `planned`, knn and linear (accuracy in [0, 1]). A fraction of 0 removes nothing:
-    one row, arm "none". With `keep` the fraction that an arm chooses is what stays, and all else is removed. `control`
-    is a design by name (`design`). `epochs`: lengths of the retrainings, each with a schedule of its own; default: that
-    of `base`, which the scored pairs always have. SpecError for fractions outside [0, 1) and without seeds.
+    One row an encoder: the names of `planned`, which takes all arguments, knn and linear (accuracy in [0, 1]).
+    SpecError for fractions outside [0, 1) and without seeds.
     """
     store, setting = store or Store(), setting or Setting()
-    how = {"keep": keep, "control": control, "epochs": epochs, "retrainings": retrainings}
-    plan = planned(base, seeds, fractions, arms, **how, setting=setting, store=store)
+    plan = planned(base, seeds, fractions, arms, setting=setting, store=store, **how)
     found = probe_all([spec for _, spec in plan], store, fit=setting.fit, test=setting.test)
     return pd.concat([pd.DataFrame([names for names, _ in plan]), found[["knn", "linear"]]], axis=1)
 
