@@ -29,7 +29,8 @@ child = subprocess.Popen(["sleep", "300"])
 os.kill(os.getpid(), signal.SIGKILL)"""
 SLEEPS = """import os, time
 
-(run.folder / "kernel.txt").write_text(f"{os.getpid()} {os.environ.get('SSLMEM_JOBS')}")
+cores = (os.environ.get(name) for name in ("SSLMEM_JOBS", "OMP_NUM_THREADS"))
+(run.folder / "kernel.txt").write_text(" ".join(map(str, (os.getpid(), *cores))))
 print("asleep", file=sys.stderr, flush=True)
 time.sleep(300)"""
 
@@ -263,8 +264,8 @@ def test_two_at_a_time_share_the_cores_and_ctrl_c_ends_both(
     assert process.returncode == 130
     assert "error: interrupted; finished work is kept" in errors and "Traceback" not in errors
     found = [kernel.read_text().split() for kernel in kernels]
-    assert [jobs for _, jobs in found] == ["2", "2"]
-    wait_for(lambda: all(gone(int(pid)) for pid, _ in found), 10)
+    assert [cores for _, *cores in found] == [["2", "2"], ["2", "2"]]
+    wait_for(lambda: all(gone(int(pid)) for pid, *_ in found), 10)
 
 
 def test_plain_papermill_is_as_strict(ran: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path) -> None:

@@ -45,9 +45,9 @@ class TooLong(RunError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a kernel may take: `minutes` in all (None: any), and `jobs`, the encoders it trains at a time.
+    """What a kernel may take: `minutes` in all (None: any), and `jobs`, the cores: encoders at a time, threads.
 
-    Without `jobs` the environment decides (`paths.jobs`).
+    Without `jobs` the environment decides (`paths.jobs`, OMP_NUM_THREADS).
     """
 
     minutes: float | None = None
@@ -263,7 +263,7 @@ def _environment(render: bool, outputs: Path, jobs: int | None) -> dict[str, str
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         "PYTHONWARNINGS": ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), _QUIET])),
         "IPYTHONDIR": str(paths.BUILD.resolve() / "ipython"),
-        **({"SSLMEM_JOBS": str(jobs)} if jobs else {}),
+        **({"SSLMEM_JOBS": str(jobs), "OMP_NUM_THREADS": str(jobs)} if jobs else {}),
         **({"SSLMEM_RENDER": "1"} if render else {"SSLMEM_RUN": str(outputs.resolve())}),
     }
 
