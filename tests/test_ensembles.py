@@ -69,6 +69,7 @@ def test_too_few_images_for_a_batch_are_found_before_training() -> None:
 
 def test_measured_in_parallel_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSLMEM_JOBS", "2")
+    monkeypatch.setattr(training.several, "SMALL", 0)
     store, specs = Store(tmp_path), ensembles.replicated(base(), seed=3, replicas=2)
     found = ensembles.measure(specs, SETTINGS, store)
     monkeypatch.setattr(training, "train_all", lambda *_, **__: pytest.fail("trained again"))

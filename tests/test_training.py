@@ -61,6 +61,7 @@ def test_two_processes_train_what_one_does(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("SSLMEM_JOBS", "1")
     alone = training.train_all(specs, Store(tmp_path / "one"))
     monkeypatch.setenv("SSLMEM_JOBS", "2")
+    monkeypatch.setattr(training.several, "SMALL", 0)
     together = training.train_all(specs, Store(tmp_path / "two"))
     assert all(equal(weights(a), weights(b)) for a, b in zip(alone, together, strict=True))
 
@@ -175,6 +176,7 @@ from sslmem_utils import pairs, training
 from sslmem_utils.specs import ScoreSpec, TrainSpec
 from sslmem_utils.store import Store
 training.single.CHECKPOINT_SECONDS = 0.0
+training.several.SMALL = 0
 base = TrainSpec.model_validate_json(sys.argv[2])
 settings = ScoreSpec(views=6), ScoreSpec(views=6, representation="projector")
 table = pairs.scores(base, [0], settings, store=Store(Path(sys.argv[1])))
@@ -457,6 +459,7 @@ def test_a_loss_that_is_not_finite_stops_with_one_sentence(tmp_path: Path) -> No
 
 def test_an_error_in_a_worker_keeps_what_the_others_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSLMEM_JOBS", "2")
+    monkeypatch.setattr(training.several, "SMALL", 0)
     store, good = Store(tmp_path), spec()
     with pytest.raises(TrainingError, match="lower the learning rate"):
         training.train_all([spec(lr=1e30, optimizer="sgd"), good, spec(seed=1)], store)

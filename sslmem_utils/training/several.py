@@ -26,6 +26,7 @@ from .ranks import speaks
 from .single import KIND, Progress, key, train
 
 Then = Callable[[TrainSpec, Store], object]
+SMALL = 2_000_000  # pixels seen in training: what takes less time than to start workers
 _pool: ProcessPoolExecutor | None = None
 _events: Any = None  # queue from the workers: (number, epoch, epochs, metrics)
 
@@ -122,17 +123,20 @@ def train_all(
 ) -> list[Path]:
     """Train every encoder that is not stored yet; their folders in the order of `specs`.
 
-    On a CPU they run in `paths.jobs()` processes; on a GPU one after the other, unless SSLMEM_JOBS says how many share
-    it. When one fails, the others are finished and kept before its error is raised. `knn_every` as in `train`.
-    `then(spec, store)` follows each training in the same process, also for encoders that are stored already: a
-    function of a module, because it travels to other processes.
+    On a CPU they run in `paths.jobs()` processes, or here where there is little to do; on a GPU one after the other,
+    unless SSLMEM_JOBS says how many share it. When one fails, the others are finished and kept before its error is
+    raised. `knn_every` as in `train`. `then(spec, store)` follows each training in the same process, also for encoders
+    that are stored already: a function of a module, because it travels to other processes.
     """
     store = store or Store()
     missing = [spec for spec in dict.fromkeys(specs) if then or store.get(KIND, _name(spec)) is None]
     jobs = min((paths.jobs(spec.compute.device) if spec.compute.processes == 1 else 1 for spec in missing), default=1)
     watch = _Watch(len(missing))
+    worth = _pool is not None or sum(map(_pixels, missing)) > SMALL
     try:
-        failed = (_in_parallel if min(jobs, len(missing)) > 1 else _in_turn)(missing, store, watch, knn_every, then)
+        failed = (_in_parallel if worth and min(jobs, len(missing)) > 1 else _in_turn)(
+            missing, store, watch, knn_every, then
+        )
     finally:
         watch.close()
     if failed:
@@ -182,6 +186,10 @@ def _in_turn(
             failed.append(error)
         watch.finished(number, len(failed))
     return failed
+
+
+def _pixels(spec: TrainSpec) -> int:
+    return spec.epochs * spec.images * math.prod(data.load(spec.dataset).shape)
 
 
 def _name(spec: TrainSpec) -> str:
