@@ -256,7 +256,15 @@ def test_supervised_is_cross_entropy(smoothing: float) -> None:
 # ---------------------------------------------------------------- heads, views, precision
 def test_projectors_map_features_and_where_there_is_none_it_says_so() -> None:
     x = torch.rand(5, *SHAPE)
-    widths = {"simclr": 64, "simsiam": 64, "byol": 32, "vicreg": 64, "barlow_twins": 64, "dino": 128}
+    widths = {
+        "simclr": 64,
+        "limited_simclr": 64,
+        "simsiam": 64,
+        "byol": 32,
+        "vicreg": 64,
+        "barlow_twins": 64,
+        "dino": 128,
+    }
     for name in SMALL:
         method = build(name, "vit").eval()
         if name in widths:
@@ -268,7 +276,7 @@ def test_projectors_map_features_and_where_there_is_none_it_says_so() -> None:
                 method.features(x, "projector")
 
 
-@pytest.mark.parametrize("name", ["simclr", "simsiam", "byol", "vicreg", "barlow_twins", "dino"])
+@pytest.mark.parametrize("name", ["simclr", "limited_simclr", "simsiam", "byol", "vicreg", "barlow_twins", "dino"])
 def test_heads_with_layer_norms_do_not_mix_images(name: str) -> None:
     method = build(name, "vit", norm="layer")
     assert not [m for m in method.modules() if isinstance(m, nn.BatchNorm1d)]
