@@ -77,7 +77,7 @@ def train(
         f, g = (spec.model_dump(mode="json") for spec in specs[:2])
         took = sum(Store().meta(training.KIND, folder.name)["seconds"] for folder in folders) / len(folders)
         table.attrs["settings"] = {"f": f, "g": g, "seeds": seeds, "score": score.model_dump(mode="json")}
-        table.attrs["settings"] |= {"seconds_per_encoder": round(took, 1)}
+        table.attrs["settings"] |= {"seconds_per_encoder": round(took, 3)}
         table.attrs["notes"] = [f"one pair of encoders for each of {seeds} seeds; f and g are those of seed 0"]
         write_scores(table, output)
         print(f"\nwrote {output}: {len(table):,} rows")
