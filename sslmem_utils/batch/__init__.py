@@ -107,7 +107,7 @@ def run(
             say(f"{where}: done before, nothing has changed")
             return Outcome(job, "cached", verdicts=verdicts(job))
         say(f"{where} ({job.profile}) ...")
-        outcome = _run_one(job, len(jobs) > 1, limits, usage)
+        outcome = _run_one(job, True, limits, usage)
         say(f"{where}: {outcome.status} in {runs.duration(outcome.seconds)} {outcome.message}".rstrip())
         return outcome
 

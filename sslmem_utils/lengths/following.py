@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from .. import data, pairs, paths, probes, scoring, stats, training
+from .. import data, pairs, probes, scoring, stats, training
 from ..errors import SpecError
 from ..specs import ScoreSpec, TrainSpec, digest
 from ..stats import Number
@@ -205,11 +203,7 @@ def _followed(course: Course, store: Store) -> dict[int, dict[str, tuple[TrainSp
     plan = {seed: pair(base, seed, checkpoints, course.horizon) for seed in course.seeds}
     specs, sizes = [spec for both in plan.values() for spec in both], (course.fit, course.test)
     arguments = [(spec.canonical(), checkpoints, score.canonical(), str(store.root), *sizes) for spec in specs]
-    jobs = min(paths.jobs(base.compute.device), len(specs))
-    if jobs > 1:
-        context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
-        with ProcessPoolExecutor(jobs, context) as pool:
-            list(pool.map(_follow_in_worker, arguments))
+    training.side_by_side(_follow_in_worker, arguments, specs)
     found = [follow(spec, checkpoints, score, store, fit=course.fit, test=course.test) for spec in specs]
     each = iter(zip(specs, found, strict=True))
     return {seed: {"f": next(each), "g": next(each)} for seed in plan}

@@ -15,7 +15,7 @@ epoch, image) and nothing depends on time or on the number of processes. Several
 from .loop import Source, batches, run, stream
 from .monitor import Monitor, knn_accuracy, spread
 from .ranks import here, join
-from .several import train_all
+from .several import side_by_side, train_all
 from .single import KIND, Inputs, Progress, compute_here, inputs, key, load, resolved, rows_of, split_of, train
 from .state import Training, learning_rate
 
@@ -38,6 +38,7 @@ __all__ = [
     "resolved",
     "rows_of",
     "run",
+    "side_by_side",
     "split_of",
     "spread",
     "stream",

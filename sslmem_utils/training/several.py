@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_all_start_methods, get_context, parent_process
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -25,6 +25,7 @@ from ..store import Store
 from .ranks import speaks
 from .single import KIND, Progress, key, train
 
+T = TypeVar("T")
 Then = Callable[[TrainSpec, Store], object]
 SMALL = 2_000_000  # pixels seen in training: what takes less time than to start workers
 _pool: ProcessPoolExecutor | None = None
@@ -130,24 +131,44 @@ def train_all(
     """
     store = store or Store()
     missing = [spec for spec in dict.fromkeys(specs) if then or store.get(KIND, _name(spec)) is None]
-    jobs = min((paths.jobs(spec.compute.device) if spec.compute.processes == 1 else 1 for spec in missing), default=1)
     watch = _Watch(len(missing))
-    worth = _pool is not None or sum(map(_pixels, missing)) > SMALL
     try:
-        failed = (_in_parallel if worth and min(jobs, len(missing)) > 1 else _in_turn)(
-            missing, store, watch, knn_every, then
-        )
+        failed = (_in_parallel if _worth_workers(missing) else _in_turn)(missing, store, watch, knn_every, then)
     finally:
         watch.close()
     if failed:
-        if isinstance(failed[0], BrokenProcessPool):
-            _close()
-            raise TrainingError("a training process was killed (out of memory?); run again to go on where it stopped.")
-        raise failed[0]
+        raise _said(failed[0])
     names = [_name(spec) for spec in specs]
     for name in names:
         store.forget(KIND, name)  # a kill may have come between storing and forgetting
     return [store.path(KIND, name) for name in names]
+
+
+def side_by_side(function: Callable[[T], object], arguments: Sequence[T], specs: Sequence[TrainSpec]) -> None:
+    """Call a function of a module with each argument, each of which trains the spec at its place.
+
+    In processes or here, as `train_all`; raises the first error.
+    """
+    if not _worth_workers(specs):
+        for one in arguments:
+            function(one)
+        return
+    try:
+        list(_workers(specs[0].compute.device).map(function, arguments))
+    except BrokenProcessPool as error:
+        raise _said(error) from None
+
+
+def _worth_workers(specs: Sequence[TrainSpec]) -> bool:
+    jobs = min((paths.jobs(spec.compute.device) if spec.compute.processes == 1 else 1 for spec in specs), default=1)
+    return min(jobs, len(specs)) > 1 and (_pool is not None or sum(map(_pixels, specs)) > SMALL)
+
+
+def _said(error: BaseException) -> BaseException:
+    if not isinstance(error, BrokenProcessPool):
+        return error
+    _close()
+    return TrainingError("a training process was killed (out of memory?); run again to go on where it stopped.")
 
 
 def _in_parallel(
