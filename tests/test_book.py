@@ -136,11 +136,14 @@ def test_a_second_build_notices_new_results_and_warnings(built: tuple[Path, dict
         file.write_text(json.dumps(json.loads(file.read_text()) | {"commit": "fedcba"}))
     preface = root / "book/preface.md"
     text = preface.read_text()
-    preface.write_text(text + "\n{ref}`nowhere`\n")
+    preface.write_text(text + "\n{ref}`nowhere`, {sslmem-verdict}`01.1`, {sslmem-verdict}`77.7`\n")
     result = sslmem(root, "book")
     preface.write_text(text)
     assert result.returncode == 1
     assert "error: the book was not built:" in result.stderr and "undefined label: 'nowhere'" in result.stderr
+    assert "claim 77.7 stands in no committed result" in result.stderr
+    shown = (root / "_build/html/book/preface.html").read_text()
+    assert 'class="sslmem-supported"' in shown and ", quick)" in shown
     assert "commit fedcba" in (root / "_build/html/notebooks/01_toy.html").read_text()
     assert "commit fedcba" in (root / "_build/html/book/scorecard.html").read_text()
 

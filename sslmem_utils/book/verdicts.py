@@ -1,0 +1,125 @@
+"""The claims of every run: one table of them all, and one verdict for a sentence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .. import batch, claims, paths, runs
+from ..errors import SpecError
+from ..runs import display, tables
+
+_NO_CLAIMS = "There are no claims yet: run `make paper`."
+
+
+@dataclass
+class Source:
+    """The claims of one profile: made on this machine, or committed."""
+
+    label: str
+    claims: list[claims.Claim] = field(default_factory=list)
+    made: list[str] = field(default_factory=list)  # hardware, commit and date of each notebook's run
+
+
+def sources(profile: str = "") -> list[Source]:
+    """Claims of this machine's run of `profile` first, then those of every committed profile, the largest first."""
+    found = [_here(profile)] if profile else []
+    names = {path.parent.name for path in paths.RESULTS.glob(f"*/*/{tables.CLAIMS}")}
+    order = [name for name in batch.BEST_FIRST if name in names]
+    for name in order + sorted(names - set(order)):
+        found.append(_source(f"committed, {name}", sorted(paths.RESULTS.glob(f"*/{name}/{tables.CLAIMS}"))))
+    return [source for source in found if source.claims]
+
+
+def _here(profile: str) -> Source:
+    return _source(f"here, {profile}", sorted((paths.BUILD / "runs" / profile).glob(f"*/{tables.CLAIMS}")))
+
+
+def _source(label: str, files: Sequence[Path]) -> Source:
+    source = Source(label)
+    for file in files:
+        record, records = tables.read_claims(file)
+        source.claims += claims.loads(json.dumps(records))
+        made = f"{runs.machine(record)}, commit {record.get('commit')}, {str(record.get('created'))[:10]}"
+        if made not in source.made:
+            source.made.append(made)
+    source.claims = claims.adjust(source.claims)
+    return source
+
+
+def everything(profile: str = "") -> list[Source]:
+    """Claims of every profile run on this machine, then of every committed one; or of one profile only."""
+    names = {path.parent.parent.name for path in (paths.BUILD / "runs").glob(f"*/*/{tables.CLAIMS}")}
+    order = [name for name in batch.BEST_FIRST if name in names] + sorted(names - set(batch.BEST_FIRST))
+    found = [_here(name) for name in order] + sources()
+    return [source for source in found if source.claims and (not profile or source.label.endswith(f", {profile}"))]
+
+
+def as_json(found: Sequence[Source]) -> str:
+    """All records: a list of sources, each with its claims."""
+    records = [
+        {"source": one.label, "made": one.made, "claims": [claim.model_dump(mode="json") for claim in one.claims]}
+        for one in found
+    ]
+    return json.dumps(records, indent=1, ensure_ascii=False)
+
+
+def as_text(found: Sequence[Source]) -> str:
+    """The scorecard for the terminal, one block per source."""
+    if not found:
+        return _NO_CLAIMS
+    blocks = []
+    for source in found:
+        rows = [("claim", "verdict", "value [95 % interval]", "n", "endpoint")]
+        for claim in source.claims:
+            status = claims.status(claim)
+            rows += [(claim.id, status, one.value, str(one.n), one.name) for one in claim.endpoints]
+        sentences = "\n".join(f"{claim.id}: {claim.sentence}" for claim in source.claims)
+        blocks.append(f"{source.label} ({'; '.join(source.made)})\n{display.aligned(rows)}\n{sentences}")
+    return "\n\n".join(blocks)
+
+
+def scorecard(found: Sequence[Source]) -> str:
+    """All claims as one MyST table: a row per endpoint, a column per source; below it what made each column."""
+    if not found:
+        return _NO_CLAIMS
+    texts: dict[tuple[str, str], tuple[str, str]] = {}
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for source in found:
+        for claim in source.claims:
+            for one in claim.endpoints:
+                key = (claim.id, one.name)
+                texts.setdefault(key, (claim.sentence, claim.notebook))
+                cells.setdefault(key, {})[source.label] = _verdict(claim, one)
+    head = ["claim", "endpoint", *(source.label for source in found)]
+    lines = [head, ["---"] * len(head)]
+    before = ""
+    for id_, endpoint in sorted(texts, key=lambda key: key[0]):
+        sentence, notebook = texts[id_, endpoint]
+        first = "" if before == id_ else f"[**{id_}**](/notebooks/{notebook}.ipynb) {cell(sentence)}"
+        before = id_
+        lines.append([first, cell(endpoint), *(cells[id_, endpoint].get(source.label, "") for source in found)])
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    made = "\n".join(f"- **{source.label}**: {cell('; '.join(source.made))}" for source in found)
+    return f":::{{div}} sslmem-scroll sslmem-scorecard\n{table}\n:::\n\n{made}\n"
+
+
+def _verdict(claim: claims.Claim, one: claims.Endpoint) -> str:
+    kind = claim.verdict.replace(" ", "-")
+    return f"[{cell(claims.status(claim))}]{{.sslmem-{kind}}}, {cell(one.value)}, n = {one.n}"
+
+
+def cell(text: str) -> str:
+    """One line that does not end a table cell."""
+    return " ".join(text.split()).replace("|", r"\|")
+
+
+def best(id_: str) -> tuple[str, claims.Claim]:
+    """The largest committed profile that has the claim, and the claim; SpecError when none has it."""
+    for source in sources():
+        for claim in source.claims:
+            if claim.id == id_:
+                return source.label.removeprefix("committed, "), claim
+    raise SpecError(f"claim {id_} stands in no committed result; write an id of `sslmem claims`, or run its notebook.")
