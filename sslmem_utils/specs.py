@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
 
 from .errors import SpecError
 
@@ -235,6 +236,18 @@ class ComputeSpec(Spec):
     compiled: bool = False  # torch.compile: minutes at the start, so it pays in long trainings only
 
 
+class PrivateSpec(Spec):
+    """DP-SGD (Abadi et al. 2016, arXiv 1607.00133): batches drawn by Poisson sampling, gradients clipped, noise added.
+
+    Every image is in a batch with probability batch / images. `noise` x `norm` is the deviation of the noise on the sum
+    of a batch's gradients. Noise without clipping, or clipping without noise, gives no privacy: they are controls.
+    """
+
+    noise: Annotated[float, Field(ge=0)]  # the noise multiplier sigma
+    norm: Annotated[float, Field(gt=0)] = 1.0  # largest norm of the gradient of one image
+    clips: bool = True  # False: gradients keep their norms
+
+
 class TrainSpec(Spec):
     """One encoder: which images it sees and every hyperparameter of its training."""
 
@@ -258,6 +271,27 @@ class TrainSpec(Spec):
     warmup: Probability = 0.1  # share of the steps with a linear rise; the rest falls as half a cosine
     seed: Seed = 0  # initialisation, data order and views
     compute: ComputeSpec = ComputeSpec()
+    private: PrivateSpec | None = None  # None: plain training, and no part of the canonical text
+
+    @model_serializer(mode="wrap")
+    def _unless_private(self, serialize: Callable[..., dict[str, object]]) -> dict[str, object]:
+        fields = serialize(self)
+        return fields if self.private is not None else {k: v for k, v in fields.items() if k != "private"}
+
+    @model_validator(mode="after")
+    def _steps_for_each_image(self) -> TrainSpec:
+        if self.private is None:
+            return self
+        plain = {"accumulate": 1, "clip": None}
+        found = [name for name, value in plain.items() if getattr(self, name) != value]
+        plain = {"precision": "fp32", "processes": 1, "compiled": False}
+        found += [f"compute.{name}" for name, value in plain.items() if getattr(self.compute, name) != value]
+        if found:
+            raise ValueError(
+                "private training forms the gradient of every image in one fp32 process, not compiled, and clips it "
+                f"itself, found another {' and '.join(found)}; leave the default there"
+            )
+        return self
 
     @model_validator(mode="after")
     def _some_images(self) -> TrainSpec:

@@ -23,6 +23,10 @@ RESULT_VERSIONS = {
     "generalization": 1,
     "removal": 1,
     "theory": 1,
+    "labels": 1,
+    "dejavu": 1,
+    "units": 1,
+    "privacy": 1,
 }
 
 

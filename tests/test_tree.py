@@ -22,7 +22,7 @@ ORDER = (
     *("data", "splits", "canaries", "views", "encoders", "methods", "recipes", "training", "scoring", "probes"),
     *("stats", "pairs", "ensembles", "rivals", "typicality"),
     *("validation", "comparison", "policies", "lengths"),
-    *("dejavu", "privacy", "removal", "limiting", "generalization", "theory"),
+    *("labels", "joint", "dejavu", "privacy", "units", "removal", "limiting", "generalization", "theory"),
     *("figures", "claims", "own", "runs", "batch", "grid", "sharing", "book", "cli", "__main__"),
 )
 # What a module must not know although the order would allow it.
@@ -39,7 +39,7 @@ NEVER = {
 }
 # Loaded by every command and by every page rendered from committed results.
 WITHOUT_TORCH = (
-    *("paths", "specs", "versions", "store", "stats", "figures", "claims"),
+    *("paths", "specs", "versions", "store", "stats", "joint", "figures", "claims"),
     *("runs", "batch", "grid", "sharing", "cli"),
 )
 BOOKS = sorted(NOTEBOOKS.glob("*.ipynb"))

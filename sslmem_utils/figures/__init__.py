@@ -9,6 +9,7 @@ your own. A mean of one seed has no interval and is drawn hollow.
 
 from .along import along
 from .confounds import against
+from .disagreements import disagreements
 from .doses import dose_response
 from .lines import convergence, curves, roofline
 from .matrices import heatmap, table_with_bars
@@ -28,6 +29,7 @@ __all__ = [
     "colors",
     "convergence",
     "curves",
+    "disagreements",
     "distribution_of_sets",
     "dose_response",
     "forest",

@@ -19,6 +19,7 @@ from ..errors import TrainingError
 from ..methods import Batch
 from ..specs import TrainSpec, ViewSpec, seed_of
 from .monitor import Monitor
+from .private import Clipped, Private
 from .ranks import ALONE, Ranks
 from .state import Training, learning_rate
 
@@ -67,6 +68,18 @@ def batches(spec: TrainSpec, ids: Int64[Tensor, " m"], epoch: int) -> Int64[Tens
     return order[: count * spec.batch].view(count, spec.batch)
 
 
+def poisson(spec: TrainSpec, ids: Int64[Tensor, " m"], epoch: int) -> list[Int64[Tensor, " _"]]:
+    """Positions of the training images in this epoch's Poisson batches, as many as `batches` gives; some may be empty.
+
+    Every image is in every batch with probability spec.batch / m, whatever the others do.
+    """
+    rate, found = spec.batch / len(ids), []
+    for step in range(steps_an_epoch(spec, len(ids))):
+        keys = splits.shuffle_keys(seed_of("poisson", spec.seed, epoch, step), ids.numpy())
+        found.append(torch.from_numpy(((keys >> 11) * 2.0**-53 < rate).nonzero()[0]))
+    return found
+
+
 def steps_an_epoch(spec: TrainSpec, images: int) -> int:
     """Optimizer steps of one pass over the training images."""
     return images // (spec.batch * spec.accumulate)
@@ -77,7 +90,8 @@ def stream(
 ) -> Iterator[tuple[int, Batch]]:
     """(epoch, this rank's part of the batch) of every batch from epoch `first` on, views drawn for many at once.
 
-    A view depends on (seed, image, epoch, view number) alone: neither batch, nor resume, nor ranks change it.
+    A view depends on (seed, image, epoch, view number) alone: neither batch, nor resume, nor ranks change it. In
+    private training, where an image may be in several batches of an epoch, the step takes the place of the epoch.
     """
     device, seed = torch.device(spec.compute.device), seed_of("views", spec.seed)
     ids = source.ids.cpu()
@@ -85,33 +99,39 @@ def stream(
     shape, each = tuple(source.pixels.shape[1:]), spec.batch // ranks.size
     total = sum(k for _, k in plan)
     pixels = each * sum(k * math.prod(views.view_shape(view, shape)) for view, k in plan)
-    positions = ((epoch, ranks.share(at)) for epoch in range(first, spec.epochs) for at in batches(spec, ids, epoch))
+    draw, steps = (batches, 0) if spec.private is None else (poisson, steps_an_epoch(spec, len(ids)))
+    positions = (
+        (epoch, epoch * max(1, steps) + number * (steps > 0), ranks.share(at))
+        for epoch in range(first, spec.epochs)
+        for number, at in enumerate(draw(spec, ids, epoch))
+    )
 
-    def read() -> tuple[list[int], Tensor, Tensor] | None:
+    def read() -> tuple[list[tuple[int, int, int]], Tensor, Tensor] | None:
         some = list(islice(positions, max(1, VIEWS_AT_ONCE // pixels)))
         if not some:
             return None
-        at = torch.cat([at for _, at in some])
-        return [epoch for epoch, _ in some], at, source.take(at, device)
+        at = torch.cat([at for *_, at in some])
+        return [(epoch, number, len(at)) for epoch, number, at in some], at, source.take(at, device)
 
     with ThreadPoolExecutor(1) as ahead:  # reads the next images while a step computes
         waiting = ahead.submit(read)
         while (found := waiting.result()) is not None:
             waiting = ahead.submit(read)
-            epochs, at, images = found
-            at = at.to(device)
+            parts, at, images = found
+            at, (epochs, numbered, sizes) = at.to(device), zip(*parts, strict=True)
             keys, labels = source.ids[at], source.labels[at]
-            begin = torch.tensor(epochs, device=device).repeat_interleave(each)[:, None] * total
+            begin = torch.tensor(numbered, device=device).repeat_interleave(torch.tensor(sizes, device=device))
+            begin = begin[:, None] * total
             drawn, hidden = [], None
             for view, k in plan:
                 numbers = begin + torch.arange(k, device=device)
-                drawn.append(views.views(images, keys, view, numbers, seed).split(each))
+                drawn.append(views.views(images, keys, view, numbers, seed).split(sizes))
                 if view.mask:
-                    hidden = views.mask(view, keys, numbers, seed, shape).split(each)
+                    hidden = views.mask(view, keys, numbers, seed, shape).split(sizes)
                 begin = begin + k
             for i, epoch in enumerate(epochs):
                 mask = None if hidden is None else hidden[i]
-                these = slice(i * each, (i + 1) * each)
+                these = slice(sum(sizes[:i]), sum(sizes[: i + 1]))
                 yield epoch, Batch(tuple(part[i] for part in drawn), labels[these], mask, keys[these])
 
 
@@ -128,6 +148,8 @@ def run(
     per_epoch, half = steps_an_epoch(spec, len(source)), spec.compute.precision == "bf16"
     steps, scale = spec.epochs * per_epoch, 1 / spec.accumulate
     forward = _forward(state, ranks)
+    if spec.private is not None:
+        forward = optimizer = (Clipped if spec.private.clips else Private)(state, state.epoch * per_epoch)
     model.train()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     optimizer.zero_grad(set_to_none=True)

@@ -22,7 +22,7 @@ from ..methods import Method
 from ..specs import ComputeSpec, TrainSpec, ViewSpec, digest
 from ..store import Store, explained, write_atomic
 from ..versions import version_of
-from . import loop
+from . import loop, private
 from .monitor import Monitor
 from .ranks import join
 from .state import Training
@@ -62,6 +62,8 @@ def resolved(spec: TrainSpec) -> TrainSpec:
         method=spec.method.but(options=methods.options(spec.method)),
     )
     method.check(spec)
+    if spec.private is not None:
+        private.check(spec)
     return spec
 
 
@@ -70,7 +72,8 @@ def key(spec: TrainSpec, fingerprint: str) -> str:
     spec = resolved(spec)
     spec = spec.but(encoder=spec.encoder.but(weights=encoders.weights_digest(spec.encoder) or None))
     marks = [data.load(plant.dataset).fingerprint for plant in spec.plants if plant.dataset is not None]
-    return digest(spec.key(), fingerprint, *marks, version_of(*VERSIONS, *(["canaries"] if spec.plants else [])))
+    more = [name for name, part in {"canaries": spec.plants, "privacy": spec.private}.items() if part]
+    return digest(spec.key(), fingerprint, *marks, version_of(*VERSIONS, *more))
 
 
 @dataclass(frozen=True)
