@@ -76,9 +76,22 @@ def sslmem(scores: pd.DataFrame, value: str = "m_rel") -> pd.DataFrame:
     its negative, since g is the encoder that memorizes them; shared and external images are left out.
     """
     stats.require(scores, [*KEYS, *FACTS, "method", value])
-    part = scores[scores["set"].isin(list(SIGN))]
-    part = part.assign(**{value: part[value] * part["set"].map(SIGN)})
-    wide = part.pivot_table(index=[*KEYS, *FACTS], columns="method", values=value, aggfunc="mean", sort=False)
+    return _by_method(scores, scores[value] * scores["set"].map(SIGN))
+
+
+def membership(scores: pd.DataFrame) -> pd.DataFrame:
+    """How well the encoder that was trained on an image aligns its views, with no reference: one column a method.
+
+    Minus align_f of candidates and minus align_g of independents: what EncoderMI (arXiv 2108.11023) infers membership
+    from. `scores` and the images as for `sslmem`.
+    """
+    stats.require(scores, [*KEYS, *FACTS, "method", "align_f", "align_g"])
+    return _by_method(scores, -scores["align_f"].where(scores["set"] == "candidate", scores["align_g"]))
+
+
+def _by_method(scores: pd.DataFrame, values: pd.Series) -> pd.DataFrame:
+    part = scores.assign(value=values)[scores["set"].isin(list(SIGN))]
+    wide = part.pivot_table(index=[*KEYS, *FACTS], columns="method", values="value", aggfunc="mean", sort=False)
     return wide.rename_axis(columns=None).reset_index()
 
 

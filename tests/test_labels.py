@@ -273,7 +273,7 @@ def test_images_of_largest_disagreement_by_hand() -> None:
         joint.disagreements(table.assign(b=np.nan), "a", "b", 2)
 
 
-def test_sslmem_of_pairs_turns_the_sign_of_independents(tmp_path: Path) -> None:
+def test_sslmem_and_membership_of_pairs_take_the_encoder_that_saw_the_image(tmp_path: Path) -> None:
     scores = pairs.scores(base("simclr"), [0], [SCORE], replicas=2, store=Store(tmp_path))
     scores = scores.assign(dataset="digits", method="simclr")
     found = joint.sslmem(scores).set_index("row")
@@ -281,6 +281,10 @@ def test_sslmem_of_pairs_turns_the_sign_of_independents(tmp_path: Path) -> None:
     for name, sign in joint.SIGN.items():
         part = scores[scores["set"] == name].groupby("row")["m_rel"].mean()
         assert found.loc[part.index, "simclr"].to_numpy() == pytest.approx(sign * part.to_numpy())
+    members = joint.membership(scores).set_index("row")
+    for name, loss in {"candidate": "align_f", "independent": "align_g"}.items():  # of the encoder trained on it
+        part = scores[scores["set"] == name].groupby("row")[loss].mean()
+        assert members.loc[part.index, "simclr"].to_numpy() == pytest.approx(-part.to_numpy())
 
 
 def test_the_figure_of_disagreements_says_both_ranks() -> None:
