@@ -45,7 +45,8 @@ def heatmap(
     most = max(float(far.max()), 1e-9) if far.notna().any() else 1.0
     digits = 2 if most > 0.1 else 3
     side = max(0.62, min(1.0, (SIZES["wide"][0] - 1.3) / len(columns)))  # inches
-    size = (min(SIZES["wide"][0], 1.3 + side * len(columns)), 0.9 + 0.5 * len(rows))
+    narrow = side < 0.75  # too little for a name or an interval in one line
+    size = (min(SIZES["wide"][0], 1.3 + side * len(columns)), 0.9 + (0.6 if narrow else 0.5) * len(rows))
     figure, said = Figure(figsize=size, layout="constrained"), []
     axes = figure.subplots()
     for row in table.to_dict("records"):
@@ -58,13 +59,23 @@ def heatmap(
         axes.add_patch(Rectangle((at - 0.5, down - 0.5), 1, 1, fc=fill, ec="none"))
         ends = [float("nan") if end is None else float(row[end]) for end in (low, high)]
         interval = "" if np.isnan(ends).any() else "[{:.{d}f}, {:.{d}f}]".format(*ends, d=digits)
+        written = interval.replace(", ", ",\n") if narrow else interval
         ink = DARK if np.dot(fill[:3], (0.299, 0.587, 0.114)) > 0.5 else "white"
         text = f"{number:.{digits}f}"
-        axes.text(at, down - (0.16 if interval else 0), text, color=ink, ha="center", va="center", weight="bold")
-        axes.text(at, down + 0.24, interval, color=ink, ha="center", va="center", size=7)
+        axes.text(
+            at,
+            down - (0.26 if interval and narrow else 0.16 if interval else 0),
+            text,
+            color=ink,
+            ha="center",
+            va="center",
+            weight="bold",
+        )
+        axes.text(at, down + 0.24, written, color=ink, ha="center", va="center", size=6 if narrow else 7)
         said.append(f"{row[y]} and {row[x]} {text} {interval}".strip())
     axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5), xlabel=xlabel, ylabel=ylabel)
-    axes.set_xticks(range(len(columns)), columns)
+    upright = {"rotation": 90, "va": "top"} if narrow else {}
+    axes.set_xticks(range(len(columns)), [name.replace("\n", " ") if narrow else name for name in columns], **upright)
     axes.set_yticks(range(len(rows)), rows)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
