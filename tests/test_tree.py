@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sslmem_utils.batch.planning import CALLERS
 from sslmem_utils.paths import NOTEBOOKS, PACKAGE, PROFILES, RESULTS, ROOT
 
 # Imports run from left to right only (the same order as in CONTRIBUTING.md).
@@ -148,6 +149,12 @@ def test_imports_run_from_left_to_right(path: Path) -> None:
             assert ORDER.index(parts[1]) < ORDER.index(here), f"{here} must not import {parts[1]}"
         for banned in NEVER.get(here, ()):
             assert name != banned and not name.startswith(banned + "."), f"{here} must not import {banned}"
+
+
+def test_what_notebooks_cannot_use_is_not_part_of_their_digest() -> None:
+    """`sslmem_utils.batch.planning` leaves these rooms out: none that a notebook uses may import them."""
+    last = ORDER[min(map(ORDER.index, CALLERS)) :]
+    assert set(last) == CALLERS | {"__main__"}
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(PACKAGE).as_posix())

@@ -207,12 +207,17 @@ def notebook_source(path: Path) -> list[list[Any]]:
     return [[c.get("cell_type"), c.get("metadata", {}).get("tags", []), parameters.source(c)] for c in cells]
 
 
+CALLERS = {"book", "cli"}  # rooms that call notebooks and that no other room imports
+
+
 @functools.cache
 def package_source() -> str:
-    """Hash of the source of every module of the package."""
+    """Hash of the source of every module that a notebook can come to use."""
     total = hashlib.sha256()
     for path in sorted(paths.PACKAGE.rglob("*.py")):
-        total.update(path.relative_to(paths.PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+        name = path.relative_to(paths.PACKAGE)
+        if name.parts[0] not in CALLERS:
+            total.update(name.as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return total.hexdigest()
 
 
