@@ -125,6 +125,7 @@ def test_estimates_come_from_the_profile_then_from_the_longest_run(project: Path
     text = batch.forecast([job, other])
     assert "in all about 2.0 minutes and at most 2.0 GB" in text and "1.5" in text.splitlines()[1]
     assert "in all about 1.5 minutes and at most 3.0 GB" in batch.forecast([job, other], together=2)
+    assert "in all about 1.5 minutes" in batch.forecast([other, other, job], together=2), "the longest starts first"
 
 
 def test_the_digest_follows_source_and_parameters_only(project: Path) -> None:

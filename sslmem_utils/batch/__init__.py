@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +94,8 @@ def run(
 ) -> list[Outcome]:
     """Execute jobs, `together` at a time; a failure does not stop the others.
 
-    Each trains with its share of the cores. `force` executes finished ones too; `minutes` is the time allowed to each.
+    Each trains with its share of the cores. Of several at a time the longest start first, so that none is left to run
+    alone at the end. `force` executes finished ones too; `minutes` is the time allowed to each.
     """
     say = say or (lambda text: print(text, file=sys.stderr, flush=True))
     limits = kernel.Limits(minutes, max(1, paths.jobs() // together) if together > 1 else None)
@@ -112,14 +112,21 @@ def run(
         return outcome
 
     with ThreadPoolExecutor(together) as pool:
-        futures = [pool.submit(one, *given) for given in zip(count(1), jobs, usages)]
+        futures = {at: pool.submit(one, at + 1, jobs[at], usages[at]) for at in _order(jobs, together)}
         try:
-            return [future.result() for future in futures]
+            return [futures[at].result() for at in range(len(jobs))]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for usage in usages:
                 usage.stop()
             raise
+
+
+def _order(jobs: Sequence[Job], together: int) -> list[int]:
+    """In which order jobs start: as given one at a time, else the longest first."""
+    if together == 1:
+        return list(range(len(jobs)))
+    return sorted(range(len(jobs)), key=lambda at: -(estimate(jobs[at]).minutes or 0))
 
 
 def _run_one(job: Job, forked: bool, limits: kernel.Limits, usage: kernel.Usage) -> Outcome:
@@ -286,21 +293,22 @@ def summary(outcomes: Sequence[Outcome]) -> str:
 
 def forecast(jobs: Sequence[Job], force: bool = False, together: int = 1) -> str:
     """What a run would take: minutes and memory per notebook and in all, before anything starts."""
-    rows = [("notebook", "profile", "minutes", "memory", "from", "parameters")]
+    rows: dict[int, tuple[str, ...]] = {-1: ("notebook", "profile", "minutes", "memory", "from", "parameters")}
     ends, most = [0.0] * together, []
-    for job in jobs:
+    for at in _order(jobs, together):
+        job = jobs[at]
         if not force and is_finished(job):
-            rows.append((job.notebook, job.profile, "0", "", "done before", canonical(job.params)))
+            rows[at] = (job.notebook, job.profile, "0", "", "done before", canonical(job.params))
             continue
         cost = estimate(job)
         ends[ends.index(min(ends))] += cost.minutes or 0
         most.append(cost.gigabytes or 0)
         minutes, memory = (f"{value:.1f}" if value is not None else "?" for value in (cost.minutes, cost.gigabytes))
-        rows.append((job.notebook, job.profile, minutes, f"{memory} GB", cost.basis, canonical(job.params)))
-    unknown = ", and those marked ?" if any(row[2] == "?" for row in rows) else ""
+        rows[at] = (job.notebook, job.profile, minutes, f"{memory} GB", cost.basis, canonical(job.params))
+    unknown = ", and those marked ?" if any(row[2] == "?" for row in rows.values()) else ""
     memory = sum(sorted(most)[-together:])
     all_ = f"in all about {max(ends):.1f} minutes{unknown} and at most {memory:.1f} GB of memory at a time"
-    return f"{display.aligned(rows)}\n\n{all_}"
+    return f"{display.aligned([rows[at] for at in sorted(rows)])}\n\n{all_}"
 
 
 # ---------------------------------------------------------------- pages from committed results
