@@ -165,6 +165,16 @@ def test_start_refuses_what_papermill_injected_in_vain(shown: list[dict]) -> Non
     assert runs.start("01_toy", namespace(In=["", "n: int = 3"], total=9)).params == VALUES
 
 
+def test_what_the_claims_cannot_do_without_is_refused_first(shown: list[dict]) -> None:
+    run = runs.start("99_toy", namespace())
+    run.need("names", "a")
+    run.need("n", least=3)
+    with pytest.raises(SpecError, match=r"'names' must hold a, b, which its claims compare, found \['a'\]; add b"):
+        run.need("names", "a", "b")
+    with pytest.raises(SpecError, match="'n' must be at least 4, found 3; raise it"):
+        run.need("n", least=4)
+
+
 @pytest.mark.parametrize("profile", ["../other", "Quick", ""])
 def test_a_profile_cannot_leave_its_folder(shown: list[dict], profile: str) -> None:
     with pytest.raises(SpecError, match="a profile is named"):

@@ -98,6 +98,19 @@ class Run:
         command = f"sslmem run {self.notebook[:2]} --profile {self.profile}"
         return f"{command} && sslmem results export --profile {self.profile}" if self.render else command
 
+    def need(self, name: str, *values: Any, least: int | None = None) -> None:
+        """Refuse, before anything is computed, a parameter that the page's claims cannot do with.
+
+        A list must hold `values`, a number be at least `least`. Raises SpecError.
+        """
+        found, where = self.params[name], f"notebook {self.notebook}: parameter {name!r}"
+        missing = [value for value in values if value not in found]
+        if missing:
+            words = ", ".join(map(str, values))
+            raise SpecError(f"{where} must hold {words}, which its claims compare, found {found!r}; add {missing[0]}.")
+        if least is not None and found < least:
+            raise SpecError(f"{where} must be at least {least}, found {found!r}; raise it.")
+
     def table(
         self, name: str, compute: Callable[[], pd.DataFrame], caption: str = "", pictures_of: str | None = None
     ) -> pd.DataFrame:
