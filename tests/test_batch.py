@@ -17,7 +17,7 @@ import pytest
 from projects import TOY, environment, inside, sslmem, write_notebook
 
 from sslmem_utils import batch, paths, runs
-from sslmem_utils.batch import export, planning, progress, warm
+from sslmem_utils.batch import export, kernel, planning, progress, warm
 from sslmem_utils.errors import RunError, SpecError
 from sslmem_utils.runs import tables
 
@@ -141,6 +141,14 @@ def test_the_digest_follows_source_and_parameters_only(project: Path) -> None:
     assert planning.run_digest(batch.plan(["1"], "quick")[0]) != digest
 
 
+def test_relative_folders_are_those_of_the_command_not_of_the_notebook(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("SSLMEM_STORE", "mine")
+    assert kernel._environment(False, project, None)["SSLMEM_STORE"] == str((project / "mine").resolve())
+
+
 # ---------------------------------------------------------------- runs in real kernels
 # The tests that use `ran` start kernels, some seconds each; together they take about half a minute of one core.
 @pytest.fixture(scope="module")
@@ -250,8 +258,8 @@ def test_two_at_a_time_share_the_cores_and_ctrl_c_ends_both(
     command = ["run", "5", "6", "--profile", "slow", "--jobs", "2"]
     code = f"import sys; from sslmem_utils.cli import main; sys.exit(main({command}))"
     kernels = [ran[0] / f"_build/runs/slow/{name}_sleeps/kernel.txt" for name in ("05", "06")]
-    for kernel in kernels:
-        kernel.unlink(missing_ok=True)
+    for number in kernels:
+        number.unlink(missing_ok=True)
     process = subprocess.Popen(
         [sys.executable, "-c", code],
         env=environment(ran[0]) | {"SSLMEM_JOBS": "5"},
@@ -259,12 +267,12 @@ def test_two_at_a_time_share_the_cores_and_ctrl_c_ends_both(
         text=True,
         start_new_session=True,
     )
-    wait_for(lambda: all(kernel.is_file() and kernel.read_text() != "" for kernel in kernels))
+    wait_for(lambda: all(number.is_file() and number.read_text() != "" for number in kernels))
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "error: interrupted; finished work is kept" in errors and "Traceback" not in errors
-    found = [kernel.read_text().split() for kernel in kernels]
+    found = [number.read_text().split() for number in kernels]
     assert [cores for _, *cores in found] == [["2", "2"], ["2", "2"]]
     wait_for(lambda: all(gone(int(pid)) for pid, *_ in found), 10)
 

@@ -258,7 +258,9 @@ def _environment(render: bool, outputs: Path, jobs: int | None) -> dict[str, str
     return {
         **known,
         "SSLMEM_ROOT": str(paths.ROOT),
-        "SSLMEM_BUILD": str(paths.BUILD.resolve()),
+        "SSLMEM_BUILD": str(paths.BUILD.resolve()),  # whole paths: a notebook works in its own folder
+        "SSLMEM_DATA": str(paths.data_dir().resolve()),
+        "SSLMEM_STORE": str(paths.store_dir().resolve()),
         "PYTHONPATH": os.pathsep.join(search),
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         "PYTHONWARNINGS": ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), _QUIET])),
