@@ -92,9 +92,7 @@ def twin(found: list[Series], folder: Path, seen_from: Path) -> str:
     path = folder / "distribution.svg"
     write_atomic(path, lambda file: file.write_text(figures.to_svg(figure), encoding="utf-8"))
     options = f":name: fig-explorer\n:alt: {figures.alt(figure)}\n:class: {display.DARK_LIGHT}"
-    caption = (
-        f"{payload.title(with_sets.dataset)}, {with_sets.method}: the scores of one split by set ({with_sets.about})."
-    )
+    caption = f"{payload.title(one.dataset)}, {one.method}: the scores of one split by set ({one.about})."
     parts = [f"```{{figure}} {os.path.relpath(path, seen_from)}\n{options}\n\n{caption}\n```\n"]
     parts.append(_table(found))
     return "\n".join(parts)
