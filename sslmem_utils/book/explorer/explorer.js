@@ -32,7 +32,7 @@
   function shown(value) {
     if (value === null || value === undefined) return "not measured";
     if (typeof value === "string") return value;
-    return String(Number(value.toPrecision(3)));
+    return Number.isInteger(value) ? String(value) : value.toPrecision(3);
   }
 
   function start(root) {
@@ -214,9 +214,9 @@
       for (const tick of ticks(low, high, width / 90)) {
         svg.append(drawn("line", { class: tick === 0 ? "zero" : "tick", x1: x(tick), x2: x(tick), y1: 0, y2: height - 34 }));
         const anchor = x(tick) < 20 ? "start" : x(tick) > width - 20 ? "end" : "middle";
-        svg.append(drawn("text", { x: x(tick), y: height - 20, "text-anchor": anchor }, shown(tick)));
+        svg.append(drawn("text", { class: "axis", x: x(tick), y: height - 20, "text-anchor": anchor }, String(Number(tick.toPrecision(6)))));
       }
-      svg.append(drawn("text", { x: width / 2, y: height - 3, "text-anchor": "middle" }, valueName()));
+      svg.append(drawn("text", { class: "axis", x: width / 2, y: height - 3, "text-anchor": "middle" }, valueName()));
       const inside = new Set(kept);
       const said = [];
       dots = [];
@@ -396,6 +396,8 @@
       const words = `Image ${record.row}, ${className(record.label)}, ${SETS[record.set]}, ${valueName()} ${shown(valueOf(record))}`;
       root.querySelector("[data-said]").textContent = pinned ? `${words}: kept` : "Not kept any longer";
       part("chosen").classList.toggle("pinned", pinned !== null);
+      const seen = part("chosen").querySelector(".sslmem-ex-pictures, .sslmem-ex-values");
+      if (pinned) seen.scrollIntoView({ block: "nearest" }); // on a phone it may lie below the screen
     }
 
     function unpin() {

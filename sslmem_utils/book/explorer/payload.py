@@ -6,6 +6,7 @@ import hashlib
 import html
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ...data import registry
+from ...data import cache, registry
 from ...figures import LABELS
 from ...specs import SETS
 from ...store import write_atomic
@@ -39,6 +40,12 @@ def title(dataset: str) -> str:
     return entry.title if entry else dataset
 
 
+def class_names(dataset: str) -> list[str]:
+    """Names of a dataset's classes, by label: of the images here, else of the registry; [] where neither has them."""
+    about, entry = cache.describe(dataset), registry.entries().get(dataset)
+    return list(about["classes"] if about else entry.classes if entry else [])
+
+
 def numbers(values: pd.Series) -> list[float | str | None]:
     """Six significant digits, text as it is, None for what is not known."""
     if values.dtype.kind not in "fiu":
@@ -54,10 +61,8 @@ def describe(dataset: str, found: Sequence[Series], folder: Path, addresses: Map
     why = pictures.missing(dataset)
     images = None if why else pictures.images_of(dataset)
     others = {one.key: "" if images is None else pictures.other_images(one, images) for one in found}
-    entry = registry.entries().get(dataset)
-    classes = list(images.classes if images is not None else entry.classes if entry else [])
-    about: dict[str, Any] = {"name": dataset, "title": title(dataset), "why": why, "classes": classes}
-    about |= {"licence": entry.licence if entry else "", "sheet": None}
+    about: dict[str, Any] = {"name": dataset, "title": title(dataset), "why": why, "classes": class_names(dataset)}
+    about["sheet"] = None
     shown = [one for one in found if images is not None and not others[one.key]]
     place: dict[int, int] = {}
     if shown:
@@ -121,7 +126,7 @@ def _write_sheet(folder: Path, name: str, tiles: NDArray[np.uint8], columns: int
 
 def _named(name: str, content: bytes, ending: str) -> str:
     """A file's name with its content's digest: a browser never mixes two builds."""
-    return f"{name}-{hashlib.sha256(content).hexdigest()[:8]}.{ending}"
+    return f"{re.sub('[^a-z0-9_]+', '-', name.lower())}-{hashlib.sha256(content).hexdigest()[:8]}.{ending}"
 
 
 def write(found: Sequence[Series], folder: Path, addresses: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -155,13 +160,8 @@ def markup(choices: Sequence[Mapping[str, Any]], base: str) -> str:
     return text
 
 
-def extremes(found: Sequence[Series], show: int = 3) -> pd.DataFrame:
-    """The most and the least memorized candidates of every series: `show` of each."""
-    parts = []
-    for one in found:
-        table = one.table[one.table["set"] == "candidate"].sort_values("m_rel", ascending=False, kind="stable")
-        take = min(show, len(table) // 2)
-        chosen = pd.concat([table.head(take), table.tail(take)])
-        rank = np.r_[1 : take + 1, len(table) - take + 1 : len(table) + 1]
-        parts.append(chosen.assign(dataset=one.dataset, scores=one.method, rank=rank, of=len(table)))
-    return pd.concat(parts, ignore_index=True)
+def extremes(series: Series, show: int) -> pd.DataFrame:
+    """The most and the least memorized candidates, `show` of each at most, from the most memorized down."""
+    table = series.table[series.table["set"] == "candidate"].sort_values("m_rel", ascending=False, kind="stable")
+    take = min(show, len(table) // 2)
+    return pd.concat([table.head(take), table.tail(take)], ignore_index=True)

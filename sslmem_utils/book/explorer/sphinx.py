@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -21,8 +21,8 @@ from .series import Series, collect
 MARK = "sslmem_explorer"
 STATIC = ("explorer.css", "explorer.js")
 FOLDER = "_static/explorer"
-TABLE = {"rank": "rank", "row": "image", "label": "class", "m_rel": "m_rel", "align_f": "align_f", "align_g": "align_g"}
-TABLE |= {"se": "standard error"}
+EXAMPLE = "digits"  # drawn in the still figures: its images are on every machine
+IN_A_ROW, IN_A_CELL = 8, 3  # images at each end of the ranking, in the figure and in the table
 
 
 def setup(app: Any) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def setup(app: Any) -> dict[str, Any]:
     from sphinx.util.docutils import SphinxDirective
 
     class Explorer(SphinxDirective):
-        """`{sslmem-explorer}`: the explorer, and its static twin."""
+        """`{sslmem-explorer}`: the explorer."""
 
         def run(self) -> list[Any]:
             self.env.metadata[self.env.docname][MARK] = True
@@ -44,11 +44,18 @@ def setup(app: Any) -> dict[str, Any]:
             head = f'<link rel="stylesheet" href="{base}explorer.css">'
             foot = f'<script defer src="{base}explorer.js"></script>'
             markup = payload.markup(choices, base)
-            block = nodes.raw("", f"{head}\n{markup}{foot}", format="html")
+            return [nodes.raw("", f"{head}\n{markup}{foot}", format="html")]
+
+    class Still(SphinxDirective):
+        """`{sslmem-explorer-still}`: figures and a table of the same, for print and for browsers without scripts."""
+
+        def run(self) -> list[Any]:
+            self.env.metadata[self.env.docname][MARK] = True
             here = Path(self.env.doc2path(self.env.docname)).parent
-            return [block, *self.parse_text_to_nodes(twin(found, paths.BUILD / "explorer", here))]
+            return self.parse_text_to_nodes(twin(_collected(), paths.BUILD / "explorer", here))
 
     app.add_directive("sslmem-explorer", Explorer)
+    app.add_directive("sslmem-explorer-still", Still)
     app.connect("env-get-outdated", _outdated)
     app.connect("build-finished", _copy)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
@@ -85,39 +92,47 @@ def _addresses(env: Any, found: list[Series]) -> dict[str, str]:
 
 
 def twin(found: list[Series], folder: Path, seen_from: Path) -> str:
-    """The figure and the table for print and for browsers without scripts, as MyST for a page in `seen_from`."""
-    first = [one for one in found if one.dataset == "digits"] or found
+    """The figures and the table for print and for browsers without scripts, as MyST for a page in `seen_from`."""
+    first = [one for one in found if one.dataset == EXAMPLE] or found
     one = max(first, key=lambda one: one.table["set"].nunique())
-    figure = figures.distribution_of_sets(one.table)
-    path = folder / "distribution.svg"
+    name = plain(f"{payload.title(one.dataset)}, {one.method}")
+    caption = f"{name}: the scores of one split by set ({plain(one.about)})."
+    parts = [_figure("distribution", figures.distribution_of_sets(one.table), caption, folder, seen_from)]
+    images = None if pictures.missing(one.dataset) else pictures.images_of(one.dataset)
+    if images is not None and not pictures.other_images(one, images):
+        ends = payload.extremes(one, IN_A_ROW)
+        shown = figures.gallery(images.rows(ends["row"].to_numpy()).numpy(), ends["m_rel"])
+        count = int((one.table["set"] == "candidate").sum())
+        caption = f"{name}: the most and the least memorized of the {count} candidates."
+        parts.append(_figure("extremes", shown, caption, folder, seen_from))
+    return "\n".join([*parts, _table(found)])
+
+
+def _figure(name: str, figure: Any, caption: str, folder: Path, seen_from: Path) -> str:
+    path = folder / f"{name}.svg"
     write_atomic(path, lambda file: file.write_text(figures.to_svg(figure), encoding="utf-8"))
-    options = f":name: fig-explorer\n:alt: {figures.alt(figure)}\n:class: {display.DARK_LIGHT}"
-    caption = f"{payload.title(one.dataset)}, {one.method}: the scores of one split by set ({one.about})."
-    parts = [f"```{{figure}} {os.path.relpath(path, seen_from)}\n{options}\n\n{caption}\n```\n"]
-    parts.append(_table(found))
-    return "\n".join(parts)
+    options = f":name: fig-explorer-{name}\n:alt: {figures.alt(figure)}\n:class: {display.DARK_LIGHT}"
+    return f"```{{figure}} {os.path.relpath(path, seen_from)}\n{options}\n\n{caption}\n```\n"
 
 
 def _table(found: list[Series]) -> str:
-    """The most and the least memorized candidates of every dataset and method."""
-    whole = payload.extremes(found)
-    head = ["dataset", "scores", *TABLE.values()]
-    lines = [head, ["---"] * len(head)]
-    for row in whole.to_dict("records"):
-        shown = {
-            name: "" if row[name] != row[name] else f"{row[name]:.3g}" for name in ("m_rel", "align_f", "align_g", "se")
-        }
-        shown |= {"rank": f"{row['rank']} of {row['of']}", "row": str(row["row"]), "label": str(row["label"])}
-        lines.append([row["dataset"], row["scores"], *(shown[name] for name in TABLE)])
-    rows = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f":::{{div}} sslmem-scroll sslmem-scorecard\n{rows}\n:::\n"
+    """The most and the least memorized candidates of every dataset and method: row, class and score of each."""
+    lines = [["dataset", "method", "most memorized", "least memorized"], ["---"] * 4]
+    for one in found:
+        ends, names = payload.extremes(one, IN_A_CELL), payload.class_names(one.dataset)
+        classes = [names[label] if 0 <= label < len(names) else f"class {label}" for label in ends["label"]]
+        rows = zip(ends["row"], classes, ends["m_rel"], strict=True)
+        cells = [f"{row} ({name}) {score:.3f}" for row, name, score in rows]
+        half = len(cells) // 2
+        line = [payload.title(one.dataset), one.method, "; ".join(cells[:half]), "; ".join(cells[half:][::-1])]
+        lines.append([plain(text) for text in line])
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f":::{{div}} sslmem-scroll sslmem-scorecard\n{text}\n:::\n"
 
 
-def _cell(value: Any) -> str:
-    """Three significant digits of a score; nothing for one that is not known."""
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.3g}"
-    return str(value)
+def plain(text: str) -> str:
+    """One line of MyST that shows the text as it is, whatever signs it has."""
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", " ".join(text.split()))
 
 
 def _outdated(app: Any, env: Any, added: set[str], changed: set[str], removed: set[str]) -> list[str]:
