@@ -234,7 +234,7 @@ def test_page_has_figures_a_table_and_files_beside_it(built: Path) -> None:
     text = (built / "html/book/explorer.html").read_text()
     assert len(text) < 100_000
     assert len(re.findall(r'<img alt="[^"]{40,}"', text)) == 2
-    assert "0.334" in text and "1679 (2)" in text  # the most memorized digit
+    assert "1679 (2) 0.334" in re.sub("&nbsp;|&#160;|\N{NO-BREAK SPACE}", " ", text)  # the most memorized digit
     assert "<img src=x" not in text and "&lt;img" in text
     names = {path.name for path in (built / "html/_static/explorer").iterdir()}
     assert {"explorer.js", "explorer.css"} < names
@@ -243,6 +243,16 @@ def test_page_has_figures_a_table_and_files_beside_it(built: Path) -> None:
         r"https?://",
         (built / "html/_static/explorer/explorer.js").read_text().replace("http://www.w3.org/2000/svg", ""),
     )
+
+
+def test_without_tables_one_sentence_says_what_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "RESULTS", tmp_path)
+    with pytest.raises(SystemExit, match="error: the explorer needs the committed scores.*found none; run"):
+        sphinx._collected()
+    shutil.copytree(paths.PACKAGE.parent / "results/scores/digits", tmp_path / "scores/digits")
+    (tmp_path / "scores/digits/simclr-mlp.json").write_text("{}")
+    with pytest.raises(SystemExit, match="error: .*simclr-mlp.parquet does not match the checksum"):
+        sphinx._collected()
 
 
 def test_page_is_made_again_when_a_table_is_another(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,6 +264,9 @@ def test_page_is_made_again_when_a_table_is_another(built: Path, monkeypatch: py
     env = Env()
     assert sphinx._outdated(None, env, set(), set(), set()) == ["book/explorer"]
     assert sphinx._outdated(None, env, set(), set(), set()) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(payload, "write", lambda *_: pytest.fail("nothing has changed"))
+        assert [one["name"] for one in sphinx._made(explorer.collect(), {})] == ["digits", f"evil{EVIL}"]
     sidecar = built / "results/scores/evil/evil.json"
     sidecar.write_text(sidecar.read_text() + "\n")
     assert sphinx._outdated(None, env, set(), set(), set()) == ["book/explorer"]

@@ -210,13 +210,15 @@
       const x = (value) => 8 + ((value - low) / span) * (width - 16);
       const svg = drawn("svg", { viewBox: `0 0 ${width} ${height}`, width, height, role: "img" });
       const { from, to } = bounds();
-      svg.append(drawn("rect", { class: "range", x: x(from), y: 0, width: Math.max(1, x(to) - x(from)), height: height - 34 }));
       for (const tick of ticks(low, high, width / 90)) {
         svg.append(drawn("line", { class: tick === 0 ? "zero" : "tick", x1: x(tick), x2: x(tick), y1: 0, y2: height - 34 }));
         const anchor = x(tick) < 20 ? "start" : x(tick) > width - 20 ? "end" : "middle";
         svg.append(drawn("text", { class: "axis", x: x(tick), y: height - 20, "text-anchor": anchor }, String(Number(tick.toPrecision(6)))));
       }
       svg.append(drawn("text", { class: "axis", x: width / 2, y: height - 3, "text-anchor": "middle" }, valueName()));
+      for (const end of [from, to]) {
+        if (end !== low && end !== high) svg.append(drawn("line", { class: "end", x1: x(end), x2: x(end), y1: 0, y2: height - 34 }));
+      }
       const inside = new Set(kept);
       const said = [];
       dots = [];

@@ -35,7 +35,11 @@ MEASURES = {
     "centroid_neutral": "distance to the class mean, neutral features",
     "prototype_neutral": "distance to prototypes, neutral features",
 }
-KINDS = {"sslmem_": "SSLMem of one pair", "ensemble_": "ensemble score", "membership_": "membership (alignment alone)"}
+KINDS = {
+    "sslmem_": "SSLMem of pairs (independents: sign turned)",
+    "ensemble_": "ensemble score",
+    "membership_": "membership (alignment alone)",
+}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -11,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from ... import figures, paths
-from ...data import cache
-from ...errors import RunError, SSLMemError
+from ...data import cache, registry
+from ...errors import SSLMemError
 from ...runs import display
-from ...store import write_atomic
+from ...store import write_atomic, write_json
 from . import payload, pictures
-from .series import Series, collect
+from .series import Series, collect, datasets
 
 MARK = "sslmem_explorer"
 STATIC = ("explorer.css", "explorer.js")
@@ -35,9 +36,9 @@ def setup(app: Any) -> dict[str, Any]:
 
         def run(self) -> list[Any]:
             self.env.metadata[self.env.docname][MARK] = True
+            found = _collected()
             try:
-                found = _collected()
-                choices = payload.write(found, _fresh(files()), _addresses(self.env, found))
+                choices = _made(found, _addresses(self.env, found))
             except SSLMemError as error:
                 sys.exit(f"error: {error}")
             base = "../" * self.env.docname.count("/") + FOLDER + "/"
@@ -66,6 +67,17 @@ def files() -> Path:
     return paths.BUILD / "explorer" / "files"
 
 
+def _made(found: list[Series], addresses: dict[str, str]) -> list[dict[str, Any]]:
+    """The datasets to choose from, with all files made; those of an earlier build where nothing has changed."""
+    note, state = files().with_name("made.json"), hashlib.sha256(f"{_state()} {addresses}".encode()).hexdigest()
+    before = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
+    if before.get("state") == state and files().is_dir():
+        return before["choices"]
+    choices = payload.write(found, _fresh(files()), addresses)
+    write_json(note, {"state": state, "choices": choices})
+    return choices
+
+
 def _fresh(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -73,10 +85,14 @@ def _fresh(folder: Path) -> Path:
 
 
 def _collected() -> list[Series]:
-    if found := collect():
-        return found
-    raise RunError(
-        "the explorer needs the committed scores of page 03, page 04 or results/scores, found none; run "
+    """What there is to show; ends the build with one sentence where that is nothing, or damaged."""
+    try:
+        if found := collect():
+            return found
+    except SSLMemError as error:
+        sys.exit(f"error: {error}")  # not an exception that Sphinx would wrap
+    sys.exit(
+        "error: the explorer needs the committed scores of page 03, page 04 or results/scores, found none; run "
         "`sslmem run 03 04 --profile quick` and `sslmem results export`."
     )
 
@@ -122,7 +138,7 @@ def _table(found: list[Series]) -> str:
         ends, names = payload.extremes(one, IN_A_CELL), payload.class_names(one.dataset)
         classes = [names[label] if 0 <= label < len(names) else f"class {label}" for label in ends["label"]]
         rows = zip(ends["row"], classes, ends["m_rel"], strict=True)
-        cells = [f"{row} ({name}) {score:.3f}" for row, name, score in rows]
+        cells = [f"{row}\N{NO-BREAK SPACE}({name})\N{NO-BREAK SPACE}{score:.3f}" for row, name, score in rows]
         half = len(cells) // 2
         line = [payload.title(one.dataset), one.method, "; ".join(cells[:half]), "; ".join(cells[half:][::-1])]
         lines.append([plain(text) for text in line])
@@ -132,7 +148,7 @@ def _table(found: list[Series]) -> str:
 
 def plain(text: str) -> str:
     """One line of MyST that shows the text as it is, whatever signs it has."""
-    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", re.sub("[ \\t\\r\\n]+", " ", text))
 
 
 def _outdated(app: Any, env: Any, added: set[str], changed: set[str], removed: set[str]) -> list[str]:
@@ -145,13 +161,15 @@ def _outdated(app: Any, env: Any, added: set[str], changed: set[str], removed: s
 
 
 def _state() -> str:
+    """A digest of all that the explorer's files are made of."""
     total = hashlib.sha256()
     tables = sorted([*paths.RESULTS.glob("*/*/*.json"), *paths.RESULTS.glob("scores/*/*.json")])
     for path in [*tables, *sorted(Path(__file__).parent.glob("*.*"))]:
         total.update(path.read_bytes())
-    for name in payload.datasets(collect()):
-        about = cache.describe(name)
-        total.update(f"{name} {about['fingerprint'] if about else pictures.missing(name)}".encode())
+    for name in datasets(_collected()):
+        about, entry = cache.describe(name), registry.entries().get(name)
+        found = about["fingerprint"] if about else pictures.missing(name) or (entry.fingerprint if entry else "")
+        total.update(f"{name} {found}".encode())
     return total.hexdigest()
 
 
