@@ -310,7 +310,7 @@ def test_filters(page: Any, committed: list[explorer.Series]) -> None:
     )
     assert count(page) == len(table)
     best = table.sort_values("m_rel", ascending=False).iloc[0]
-    assert f"Image {best['row']}, {best['label']}" in page.inner_text(".sslmem-ex-chosen")
+    assert f"Image {best['row']}, class {best['label']}" in page.inner_text(".sslmem-ex-chosen")
     for letter in "ISE":
         page.uncheck(f"[name=set][value={letter}]")
     some = table[table["set"] == "candidate"]
@@ -346,7 +346,7 @@ def test_hover_click_and_what_is_said_of_an_image(page: Any, committed: list[exp
     tiles.nth(2).hover()  # a kept image stays
     text = chosen.inner_text()
     row = ranked.iloc[7]
-    assert f"Image {row['row']}, {row['label']}" in text and row["set"] in text
+    assert f"Image {row['row']}, class {row['label']}" in text and row["set"] in text
     for name in ("m_rel", "m", "align_f", "align_g", "se"):
         assert f"{row[name]:#.3g}".rstrip(".") in text, name
     measures = one.measures[0].table.set_index("row")

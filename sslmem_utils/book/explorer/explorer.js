@@ -118,7 +118,10 @@
     }
 
     const number = (page) => page.split("_")[0];
-    const className = (label) => (label in data.classes ? data.classes[label] : `class ${label}`);
+    function className(label) {
+      const name = data.classes[label] === undefined ? String(label) : data.classes[label];
+      return /^-?\d+$/.test(name) ? `class ${name}` : name;
+    }
     const valueName = () => field("value").selectedOptions[0].text;
 
     function valueOf(record) {
@@ -228,11 +231,13 @@
         const about = some.length ? `${some.length} images, mean ${shown(mean)}` : "not measured";
         said.push(`${SETS[set]} ${about}`);
         const floor = (at + 1) * line - 6;
-        stacked(some, x, floor, line - 26).forEach((dot) => {
+        some.sort((a, b) => inside.has(b) - inside.has(a)); // those that fit the filters at the bottom, and on top
+        const found = stacked(some, x, floor, line - 26);
+        for (const dot of found.reverse()) {
           const off = inside.has(dot.record) ? "" : " off";
           svg.append(drawn("circle", { class: `dot sslmem-ex-${SETS[set]}${off}`, cx: dot.x, cy: dot.y, r: 2.4 }));
-          dots.push(dot);
-        });
+        }
+        dots.push(...found);
         const text = drawn("text", { x: 8, y: at * line + 13, class: "set" });
         text.append(drawn("tspan", { class: "name" }, SETS[set]), drawn("tspan", { dx: 8 }, about));
         svg.append(text);
@@ -243,6 +248,7 @@
       ring();
     }
 
+    // A pile of dots for every 5 pixels, the first images lowest; images keep their order.
     function stacked(some, x, floor, room) {
       const bins = new Map();
       for (const record of some) {
@@ -252,11 +258,11 @@
       }
       const most = Math.max(1, ...[...bins.values()].map((bin) => bin.length));
       const step = Math.min(5, room / most);
-      const found = [];
+      const places = new Map();
       for (const [bin, inside] of bins) {
-        inside.forEach((record, at) => found.push({ record, x: bin * 5, y: floor - at * step }));
+        inside.forEach((record, at) => places.set(record, { record, x: bin * 5, y: floor - at * step }));
       }
-      return found;
+      return some.map((record) => places.get(record));
     }
 
     function ticks(low, high, wanted) {
