@@ -77,9 +77,10 @@ def test_the_api_has_every_public_room_once() -> None:
     assert set(rooms) == there - INTERNAL, "a new room needs a heading in book/api, or a place in INTERNAL"
 
 
-def test_examples_in_docstrings_become_code() -> None:
-    lines = ["A room.", "", "    import this", "", "    import that", "", "More."]
-    sheets._code_blocks(None, "module", "", None, None, lines)
+def test_docstrings_are_shown_as_they_are_meant() -> None:
+    lines = ["A room |x| of t_-j and `a | b_`.", "", "    import this", "", "    import that", "", "More."]
+    sheets._as_text(None, "module", "", None, None, lines)
+    assert lines[0] == r"A room \|x\| of t\_-j and `a | b_`."
     assert lines[2:5] == [".. code-block:: python", "   :force:", ""] and lines.count(".. code-block:: python") == 1
 
 

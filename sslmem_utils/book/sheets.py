@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def text_pages(app: Any) -> None:
 
     app.setup_extension("sphinx.ext.autodoc")
     app.connect("config-inited", _docstrings)
-    app.connect("autodoc-process-docstring", _code_blocks)
+    app.connect("autodoc-process-docstring", _as_text)
     app.add_role("sslmem-tally", Tally())
     app.add_directive("sslmem-results", Results)
     app.add_directive("sslmem-citation", Citation)
@@ -178,17 +179,20 @@ def _fields(about: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def _docstrings(app: Any, config: Any) -> None:
     """Docstrings as they are written here: single backticks are code; names of other projects' types are no links."""
     config.default_role = "code"
+    config.toc_object_entries = False  # a thousand names in the contents of every page cost more than all the rest
     config.autodoc_member_order = "bysource"
     config.autodoc_default_options = {"members": True, "exclude-members": "model_config"}
     config.nitpick_ignore_regex = [("py:(class|obj|data|exc|meth|attr)", ".*")]
 
 
-def _code_blocks(app: Any, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """Examples are indented in the docstrings of modules: show them as code."""
+def _as_text(app: Any, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Examples are indented in the docstrings of modules: show them as code; bars and underscores are only that."""
     code, out = False, []
     for line in lines:
         if what == "module" and line.startswith("    ") and not code:
             out += [".. code-block:: python", "   :force:", ""]
-        code = line.startswith("    ") or (code and not line)
-        out.append(line)
+        code = what == "module" and (line.startswith("    ") or (code and not line))
+        parts = line.split("`")
+        parts[::2] = [re.sub(r"\||_(?!\w)", r"\\\g<0>", part) for part in parts[::2]]
+        out.append(line if code else "`".join(parts))
     lines[:] = out

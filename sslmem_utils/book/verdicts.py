@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -43,8 +44,13 @@ def _here(profile: str) -> Source:
 
 
 def _source(label: str, files: Sequence[Path]) -> Source:
+    return _read(label, tuple((file, file.stat().st_mtime_ns) for file in files))
+
+
+@functools.lru_cache(maxsize=32)  # a page asks for many verdicts
+def _read(label: str, files: tuple[tuple[Path, int], ...]) -> Source:
     source = Source(label)
-    for file in files:
+    for file, _ in files:
         record, records = tables.read_claims(file)
         found = claims.loads(json.dumps(records))
         source.claims += found
