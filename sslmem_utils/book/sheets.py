@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from .paper import tally
 from .verdicts import cell, sources
 
 ROWS, COLUMNS = 6, 10  # of a table that are shown; the notebooks show more of those that matter
+_COPIED = 1_000_000  # bytes; larger files stay in results/
 _CSV_CELLS = 40_000  # larger tables are handed out as Parquet only
 _KINDS = {"conference-paper": ("inproceedings", "wang2024memorization"), "software": ("software", "sslmembook")}
 
@@ -43,6 +44,7 @@ def text_pages(app: Any) -> None:
         required_arguments, final_argument_whitespace = 1, True
 
         def run(self) -> list[Any]:
+            self.env.note_dependency(__file__)
             page = Path(self.env.doc2path(self.env.docname)).parent
             names = self.arguments[0].split()
             for file in (path for name in names for path in (paths.RESULTS / name).rglob("*.json")):
@@ -84,9 +86,13 @@ def results(name: str, page: Path) -> str:
     lines = [f"## {_title(name)}\n"]
     for number, one in enumerate(found):
         facts = {path.stem: _sidecar(path) for path in sorted(one.glob("*.parquet"))}
-        lines.append(_provenance(name, one, facts))
         parts = [_table(one / f"{table}.parquet", about, page, number == 0) for table, about in facts.items()]
-        lines += parts if number == 0 else [_listed(one.name, parts)]
+        made = _made(name, one, facts)
+        if number == 0:
+            lines += [f"````{{margin}} {one.name}\n{made}\n````\n", *parts]
+        else:
+            rest = "\n".join(parts)
+            lines.append(f"::::{{dropdown}} The same with the profile {one.name}\n{made}\n\n{rest}\n::::\n")
     return "\n".join(lines)
 
 
@@ -104,8 +110,8 @@ def _title(name: str) -> str:
     return f"{name[:2]} {first.removeprefix('# ')}"
 
 
-def _provenance(name: str, folder: Path, facts: dict[str, dict[str, Any]]) -> str:
-    """What made the tables of one profile, in the margin."""
+def _made(name: str, folder: Path, facts: dict[str, dict[str, Any]]) -> str:
+    """What made the tables of one profile."""
     any_ = next(iter(facts.values()))
     seconds = sum(about.get("seconds", 0) for about in facts.values())
     older = " **Older than the code.**" if result_versions.is_older(any_["result_version"]) else ""
@@ -115,8 +121,7 @@ def _provenance(name: str, folder: Path, facts: dict[str, dict[str, Any]]) -> st
         spent = f"{len(facts)} tables in {runs.duration(seconds)}, stored encoders not counted."
         lines.append(f"{spent} Page {{doc}}`/notebooks/{name}`.")
         lines.append(f"`sslmem run {name[:2]} --profile {folder.name}`")
-    text = "\n\n".join(lines)
-    return f"````{{margin}} {folder.name}\n{text}\n````\n"
+    return "\n\n".join(lines)
 
 
 def _table(file: Path, about: dict[str, Any], page: Path, shown: bool) -> str:
@@ -138,12 +143,10 @@ def _table(file: Path, about: dict[str, Any], page: Path, shown: bool) -> str:
     )
 
 
-def _listed(profile: str, parts: Sequence[str]) -> str:
-    text = "\n".join(parts)
-    return f"::::{{dropdown}} The same with the profile {profile}: {len(parts)} tables\n{text}\n::::\n"
-
-
 def _link(word: str, file: Path, page: Path) -> str:
+    """A download, or where the file is when it is too large for a book."""
+    if file.stat().st_size > _COPIED:
+        return f"{word} in `{tables.shown(file)}`"
     return f"{{download}}`{word} <{os.path.relpath(file, page)}>`"
 
 
