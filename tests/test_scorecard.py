@@ -51,7 +51,7 @@ def test_one_row_a_claim_and_the_best_run_first(project: Path) -> None:
     text = book.scorecard(book.sources())
     rows = [line for line in text.splitlines() if line.startswith(":::::{dropdown}")]
     assert "[Lines rise.]{.sslmem-sentence} [supported]{.sslmem-supported}" in rows[0]
-    assert rows[0].endswith("n = 3; committed, laptop]{.sslmem-value}")
+    assert rows[0].endswith("n = 3; committed, laptop (Toy, 1 core, no GPU)]{.sslmem-value}")
     assert "[not tested]" in rows[1] and "**Not tested.** No ruler was at hand." in text
     assert "[So.]" in rows[2] and len(rows) == 3, "what the paper does not claim comes last"
     assert text.index("--profile laptop`") < text.index("--profile smoke`")
