@@ -18,6 +18,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -32,9 +33,10 @@ from .errors import DataError, SpecError, StoreError
 from .grid import jobs as grid_jobs
 from .grid import state as grid_state
 from .runs import parameters, tables
-from .store import MANIFEST, Piece, Store, explained, sha256, write_atomic
+from .store import MANIFEST, STORED, Piece, Store, explained, sha256, write_atomic
 
 RESULTS, STORE = "results", "store"
+HELD = "in the store already"
 GRIDS = "grids"  # folder below results/ of tables that grids made
 _FORMAT = 1
 _ENDINGS = (".zip", ".tar.gz")
@@ -64,10 +66,8 @@ def export(
     Returns lines that say what was packed. `weights` adds the encoders that a grid trained. Raises SpecError for
     options that do not fit together, else as `batch.export` does.
     """
-    if file is not None and not file.name.endswith(_ENDINGS):
-        raise SpecError(
-            f"an archive is named {' or '.join('*' + end for end in _ENDINGS)}, found {file.name}; rename it."
-        )
+    if file is not None:
+        _check_ending(file)
     if weights and (not grid or file is None):
         raise SpecError("weights go into a file with the grid that trained them; name both, FILE and --grid PLAN.")
     artifacts: list[Path] = []
@@ -87,6 +87,32 @@ def export(
         lines = [f"{name}: {len(list(folder.iterdir()))} files" for name, folder in packed.items()]
     told = [f"{left} jobs of the grid have no result to pack; `sslmem status {grid}` says why"] if left else []
     return [*lines, *told, f"{file}: {len(packed)} folders, {file.stat().st_size / 1e6:.2f} MB"]
+
+
+def export_store(file: Path, kind: str = "") -> list[str]:
+    """Pack all whole artifacts of the store, or those of one kind, into `file`; what was packed, in lines by kind.
+
+    Raises SpecError where there are none, StoreError for a damaged one.
+    """
+    _check_ending(file)
+    store = Store()
+    pieces = [piece for piece in store.pieces(kind) if piece.state == STORED]
+    if not pieces:
+        raise SpecError(f"there is nothing {f'of kind {kind!r} ' * bool(kind)}to pack in {store.root}; run a notebook.")
+    for piece in pieces:
+        if damage := store.damage(piece):
+            raise StoreError(damage)
+    pack(file, {f"{STORE}/{piece.kind}/{piece.key}": piece.path for piece in pieces})
+    counts = Counter(piece.kind for piece in pieces)
+    lines = [f"{name}: {number:,}" for name, number in sorted(counts.items())]
+    return [*lines, f"{file}: {file.stat().st_size / 1e6:.2f} MB"]
+
+
+def _check_ending(file: Path) -> None:
+    if not file.name.endswith(_ENDINGS):
+        raise SpecError(
+            f"an archive is named {' or '.join('*' + end for end in _ENDINGS)}, found {file.name}; rename it."
+        )
 
 
 def _of_grid(name: str, weights: bool) -> tuple[dict[publishing.Place, batch.Job], list[Path], int]:
@@ -169,7 +195,9 @@ def import_results(file: Path, into: str = "") -> list[str]:
     if into not in ("", RESULTS, STORE):
         raise SpecError(f"results are imported into {RESULTS} or {STORE}, found {into!r}; choose one of them.")
     if not file.is_file():
-        raise SpecError(f"there is no file {file}; name an archive that `sslmem results export` made.")
+        raise SpecError(
+            f"there is no file {file}; name an archive that `sslmem results export` or `sslmem store export` made."
+        )
     with _unpacked(file) as top:
         published = {_place(folder, top): folder for folder in _folders(top / RESULTS)} if into != STORE else {}
         given = Store(top / STORE)
@@ -202,7 +230,7 @@ def _published(folders: Mapping[publishing.Place, Path]) -> list[str]:
 def _stored(piece: Piece, given: Store, held: bool) -> str:
     name = f"{piece.kind}/{piece.key}"
     if held:
-        return f"{name}: in the store already"
+        return f"{name}: {HELD}"
 
     def copy(folder: Path) -> None:
         for path in piece.path.iterdir():

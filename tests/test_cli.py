@@ -146,19 +146,6 @@ def test_claims_of_this_machine_stand_beside_the_committed_ones(
     assert records[0]["claims"][0]["verdict"] == "supported"
 
 
-def test_the_scorecard_has_a_column_for_each_profile(project: Path) -> None:
-    write_claims(paths.BUILD / "runs/quick/01_toy", "quick", [0.1, 0.9, -0.4])
-    for profile in ("smoke", "laptop"):
-        write_claims(paths.RESULTS / "01_toy" / profile, profile, [0.9, 1.0, 1.1])
-    table = book.scorecard(book.sources("quick"))
-    lines = table.splitlines()
-    assert lines[1] == "| claim | endpoint | here, quick | committed, laptop | committed, smoke |"
-    assert lines[3].startswith(r"| [**01.1**](/notebooks/01_toy.ipynb) It rises \| falls. | slope | [inconclusive]")
-    assert lines[3].count("{.sslmem-supported}") == 2
-    assert "- **committed, laptop**: Toy, 1 core, no GPU, commit abc123, 2026-01-02" in lines
-    assert "here" not in book.scorecard(book.sources())
-
-
 @pytest.mark.parametrize("record", ["{}", "[]", '{"claims": {}}'])
 def test_a_record_without_claims_is_named(project: Path, record: str) -> None:
     file = paths.RESULTS / "01_toy/quick" / tables.CLAIMS

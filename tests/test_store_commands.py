@@ -226,3 +226,24 @@ def test_ages_do_not_depend_on_when_files_were_touched(tmp_path: Path) -> None:
     os.utime(store.path("tables", KEYS[0]) / "a.txt", (time.time(), time.time()))
     [piece] = store.pieces()
     assert 4.9 < piece.age / 86400 < 5.1
+
+
+def test_a_store_goes_into_one_file_and_out_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a teacher packs and students unpack; what a student has already is left alone."""
+    assert cli.main(["store", "export", str(tmp_path / "a.zip")]) == 2
+    assert "there is nothing to pack in" in capsys.readouterr().err
+    for key in KEYS[:3]:
+        Store().put("encoders", key, lambda folder, key=key: (folder / "w.json").write_text(key) and None, {"key": key})
+    assert cli.main(["store", "export", str(tmp_path / "course.zip"), "--kind", "encoders"]) == 0
+    assert "encoders: 3" in capsys.readouterr().out
+    before = files(Store().root / "encoders" / KEYS[1])
+    monkeypatch.setenv("SSLMEM_STORE", str(tmp_path / "student"))
+    Store().put("encoders", KEYS[0], lambda folder: (folder / "w.json").write_text(KEYS[0]) and None, {"key": KEYS[0]})
+    assert cli.main(["store", "import", str(tmp_path / "course.zip")]) == 0
+    assert f"2 artifacts stored in {tmp_path / 'student'}, 1 were there" in capsys.readouterr().out
+    after = files(Store().root / "encoders" / KEYS[1])
+    assert after["w.json"] == before["w.json"]
+    assert cli.main(["store", "export", str(tmp_path / "course.rar")]) == 2
+    assert "an archive is named *.zip or *.tar.gz" in capsys.readouterr().err

@@ -231,7 +231,7 @@ def test_notebook_anatomy(path: Path) -> None:
     assert "What to try" in path.read_text()
 
 
-@pytest.mark.parametrize("profile", ["smoke", "quick", "laptop"])
+@pytest.mark.parametrize("profile", ["smoke", "quick", "classroom", "laptop"])
 @pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem)
 def test_profiles_name_every_parameter(path: Path, profile: str) -> None:
     text = (PROFILES / path.stem / f"{profile}.yaml").read_text()

@@ -6,9 +6,12 @@ Notebooks in the tree have no outputs. When Sphinx reads one, this extension han
 - otherwise (plain `jupyter-book build .`): the notebook executed with its committed results of the largest profile,
   which computes nothing.
 
-A notebook with neither stops the build with one sentence that says what to run. It also provides the directive
-`{sslmem-scorecard}`: one table of all claims, this machine's beside the committed profiles', `{sslmem-benchmarks}`: the
-measured speeds of every machine in `results/bench`, and the role `{sslmem-verdict}`: the verdict on one claim.
+A notebook with neither stops the build with one sentence that says what to run.
+
+Directives: `{sslmem-scorecard}` (all claims of book/claims.yaml and of the runs), `{sslmem-results}` (the committed
+tables of some notebooks), `{sslmem-citation}` (BibTeX from CITATION.cff), `{sslmem-benchmarks}` (the measured speeds of
+every machine in `results/bench`). Roles: `{sslmem-verdict}` (the verdict on one claim), `{sslmem-tally}` (how many have
+which).
 """
 
 from __future__ import annotations
@@ -16,8 +19,9 @@ from __future__ import annotations
 from .building import PROFILE, build
 from .copies import page, pages
 from .extension import setup
+from .paper import paper_claims, scorecard, tally
 from .speeds import Machine, benchmarks, machines
-from .verdicts import Source, as_json, as_text, best, everything, scorecard, sources
+from .verdicts import Source, as_json, as_text, best, everything, sources
 
 __all__ = [
     "PROFILE",
@@ -32,7 +36,9 @@ __all__ = [
     "machines",
     "page",
     "pages",
+    "paper_claims",
     "scorecard",
     "setup",
     "sources",
+    "tally",
 ]

@@ -15,8 +15,10 @@ from .. import claims, paths
 from ..errors import SpecError, SSLMemError
 from .building import PROFILE
 from .copies import page, pages
+from .paper import scorecard
+from .sheets import text_pages
 from .speeds import benchmarks, machines
-from .verdicts import best, scorecard, sources
+from .verdicts import best, sources
 
 MATHJAX = "tex-svg.js"
 
@@ -28,11 +30,12 @@ def setup(app: Any) -> dict[str, Any]:
     from sphinx.util.docutils import SphinxDirective, SphinxRole
 
     class Scorecard(SphinxDirective):
-        """`{sslmem-scorecard}`: the table of all claims."""
+        """`{sslmem-scorecard}`: all claims."""
 
         def run(self) -> list[Any]:
             self.env.metadata[self.env.docname]["sslmem_scorecard"] = True
-            return self.parse_text_to_nodes(scorecard(sources(os.environ.get(PROFILE, ""))))
+            text = scorecard(sources(os.environ.get(PROFILE, "")))
+            return self.parse_text_to_nodes(text, allow_section_headings=True)
 
     class Benchmarks(SphinxDirective):
         """`{sslmem-benchmarks}`: measured speeds and rooflines."""
@@ -59,6 +62,7 @@ def setup(app: Any) -> dict[str, Any]:
             return [link, nodes.Text(f" ({value}{profile})")], []
 
     app.add_role("sslmem-verdict", Verdict())
+    text_pages(app)
     app.add_directive("sslmem-scorecard", Scorecard)
     app.add_directive("sslmem-benchmarks", Benchmarks)
     app.setup_extension("sslmem_utils.book.explorer")

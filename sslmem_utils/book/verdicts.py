@@ -1,7 +1,8 @@
-"""The claims of every run: one table of them all, and one verdict for a sentence."""
+"""The claims of every run, in text, and one verdict for a sentence."""
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,12 @@ class Source:
 
     label: str
     claims: list[claims.Claim] = field(default_factory=list)
-    made: list[str] = field(default_factory=list)  # hardware, commit and date of each notebook's run
+    of_notebook: dict[str, str] = field(default_factory=dict)  # hardware, commit and date of each notebook's run
+
+    @property
+    def made(self) -> list[str]:
+        """What made it, each once."""
+        return list(dict.fromkeys(self.of_notebook.values()))
 
 
 def sources(profile: str = "") -> list[Source]:
@@ -38,13 +44,18 @@ def _here(profile: str) -> Source:
 
 
 def _source(label: str, files: Sequence[Path]) -> Source:
+    return _read(label, tuple((file, file.stat().st_mtime_ns) for file in files))
+
+
+@functools.lru_cache(maxsize=32)  # a page asks for many verdicts
+def _read(label: str, files: tuple[tuple[Path, int], ...]) -> Source:
     source = Source(label)
-    for file in files:
+    for file, _ in files:
         record, records = tables.read_claims(file)
-        source.claims += claims.loads(json.dumps(records))
+        found = claims.loads(json.dumps(records))
+        source.claims += found
         made = f"{runs.machine(record)}, commit {record.get('commit')}, {str(record.get('created'))[:10]}"
-        if made not in source.made:
-            source.made.append(made)
+        source.of_notebook |= dict.fromkeys((claim.notebook for claim in found), made)
     source.claims = claims.adjust(source.claims)
     return source
 
@@ -79,36 +90,6 @@ def as_text(found: Sequence[Source]) -> str:
         sentences = "\n".join(f"{claim.id}: {claim.sentence}" for claim in source.claims)
         blocks.append(f"{source.label} ({'; '.join(source.made)})\n{display.aligned(rows)}\n{sentences}")
     return "\n\n".join(blocks)
-
-
-def scorecard(found: Sequence[Source]) -> str:
-    """All claims as one MyST table: a row per endpoint, a column per source; below it what made each column."""
-    if not found:
-        return _NO_CLAIMS
-    texts: dict[tuple[str, str], tuple[str, str]] = {}
-    cells: dict[tuple[str, str], dict[str, str]] = {}
-    for source in found:
-        for claim in source.claims:
-            for one in claim.endpoints:
-                key = (claim.id, one.name)
-                texts.setdefault(key, (claim.sentence, claim.notebook))
-                cells.setdefault(key, {})[source.label] = _verdict(claim, one)
-    head = ["claim", "endpoint", *(source.label for source in found)]
-    lines = [head, ["---"] * len(head)]
-    before = ""
-    for id_, endpoint in sorted(texts, key=lambda key: key[0]):
-        sentence, notebook = texts[id_, endpoint]
-        first = "" if before == id_ else f"[**{id_}**](/notebooks/{notebook}.ipynb) {cell(sentence)}"
-        before = id_
-        lines.append([first, cell(endpoint), *(cells[id_, endpoint].get(source.label, "") for source in found)])
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    made = "\n".join(f"- **{source.label}**: {cell('; '.join(source.made))}" for source in found)
-    return f":::{{div}} sslmem-scroll sslmem-scorecard\n{table}\n:::\n\n{made}\n"
-
-
-def _verdict(claim: claims.Claim, one: claims.Endpoint) -> str:
-    kind = claim.verdict.replace(" ", "-")
-    return f"[{cell(claims.status(claim))}]{{.sslmem-{kind}}}, {cell(one.value)}, n = {one.n}"
 
 
 def cell(text: str) -> str:

@@ -221,7 +221,7 @@ from .plan import plan  # noqa: E402
 from .results import results_export, results_import  # noqa: E402
 from .score import remove, score  # noqa: E402  (long lists of options, kept in their own files)
 from .status import status  # noqa: E402
-from .store import store_list, store_prune, store_show, store_verify  # noqa: E402
+from .store import store_export, store_import, store_list, store_prune, store_show, store_verify  # noqa: E402
 from .train import train  # noqa: E402
 
 app.command()(train)
@@ -236,3 +236,5 @@ store_app.command("list")(store_list)
 store_app.command("show")(store_show)
 store_app.command("verify")(store_verify)
 store_app.command("prune")(store_prune)
+store_app.command("export")(store_export)
+store_app.command("import")(store_import)

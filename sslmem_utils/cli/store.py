@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -82,6 +83,24 @@ def store_prune(
         gone, freed = gone + (not held), freed + piece.bytes * (not held)
         print("  ".join([*_row(piece), reason + ", kept: a running process holds it" * held]), flush=True)
     print(f"{_count(gone, 'piece')}, {_size(freed)} {'would be ' * dry_run}removed")
+
+
+def store_export(
+    file: Annotated[Path, typer.Argument(help="write an archive, .zip or .tar.gz")], kind: Kind = ""
+) -> None:
+    """Pack the store into one file, for those who are not to train again."""
+    from .. import sharing
+
+    print("\n".join(sharing.export_store(file, kind)))
+
+
+def store_import(file: Annotated[Path, typer.Argument(help="archive that `sslmem store export` made")]) -> None:
+    """Unpack artifacts into the store, after checking every name and checksum."""
+    from .. import sharing
+
+    lines = sharing.import_results(file, sharing.STORE)
+    held = sum(line.endswith(sharing.HELD) for line in lines)
+    print(f"{_count(len(lines) - held, 'artifact')} stored in {Store().root}, {held:,} were there")
 
 
 def _pieces(kind: str) -> list[Piece]:
