@@ -250,6 +250,20 @@ def test_the_keyboard_reaches_everything(address: str, tab: Any) -> None:
     assert tab.evaluate("document.documentElement.dataset.mode") != before
 
 
+def test_dark_pages_are_printed_as_light_ones(address: str, tab: Any) -> None:
+    show(tab, f"{address}/notebooks/03_four_sets.html")
+    theme(tab, "dark")
+    seen = tab.evaluate("""() => {
+        const seen = {};
+        for (const event of ['beforeprint', 'afterprint']) {
+            dispatchEvent(new Event(event));
+            seen[event] = document.documentElement.dataset.theme;
+        }
+        return seen;
+    }""")
+    assert seen == {"beforeprint": "light", "afterprint": "dark"}
+
+
 def test_solutions_fold_and_unfold(book_site: Path, parsed: dict[Path, Page], address: str, tab: Any) -> None:
     path = next((path for path, page in parsed.items() if "solution dropdown" in page.text), None)
     if path is None:
