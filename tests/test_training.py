@@ -1,5 +1,6 @@
 """Training: resumable to the bit, parallel without a difference, errors in one sentence."""
 
+import ast
 import contextlib
 import dataclasses
 import math
@@ -20,6 +21,7 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from threadpoolctl import threadpool_info
 
 from sslmem_utils import data, pairs, paths, splits, stats, training, views
 from sslmem_utils.errors import SpecError, SplitError, StoreError, TrainingError
@@ -64,6 +66,25 @@ def test_two_processes_train_what_one_does(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(training.several, "SMALL", 0)
     together = training.train_all(specs, Store(tmp_path / "two"))
     assert all(equal(weights(a), weights(b)) for a, b in zip(alone, together, strict=True))
+
+
+def count_threads(settings: TrainSpec, store: Store) -> None:
+    import sklearn.linear_model  # noqa: F401 (loads an OpenMP of its own)
+
+    pools = threadpool_info()
+    assert pools
+    (store.root / f"threads-{settings.seed}").write_text(str([pool["num_threads"] for pool in pools]))
+
+
+def test_workers_have_one_thread_in_every_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers with two threads each, on two cores, wait for each other in every small matrix product."""
+    monkeypatch.setenv("SSLMEM_JOBS", "2")
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setattr(training.several, "SMALL", 0)
+    training.several._close()  # workers that were started before have the settings of that time
+    training.train_all([spec(seed=seed) for seed in range(2)], Store(tmp_path), then=count_threads)
+    for seed in range(2):
+        assert set(ast.literal_eval((tmp_path / f"threads-{seed}").read_text())) == {1}
 
 
 def test_what_another_run_trains_is_left_for_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,8 @@ ORDER = (
     *("stats", "pairs", "ensembles", "rivals", "typicality"),
     *("validation", "comparison", "policies", "lengths"),
     *("labels", "joint", "dejavu", "privacy", "units", "removal", "limiting", "generalization", "theory"),
-    *("figures", "claims", "own", "runs", "batch", "grid", "sharing", "book", "cli", "__main__"),
+    *("figures", "claims", "own", "runs", "batch", "grid", "sharing", "exercises", "book"),
+    *("cli", "__main__"),
 )
 # What a module must not know although the order would allow it.
 NEVER = {
@@ -41,7 +42,7 @@ NEVER = {
 # Loaded by every command and by every page rendered from committed results.
 WITHOUT_TORCH = (
     *("paths", "specs", "versions", "store", "stats", "joint", "figures", "claims"),
-    *("runs", "batch", "grid", "sharing", "cli"),
+    *("runs", "batch", "grid", "sharing", "exercises", "cli"),
 )
 BOOKS = sorted(NOTEBOOKS.glob("*.ipynb"))
 

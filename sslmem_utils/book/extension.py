@@ -61,6 +61,7 @@ def setup(app: Any) -> dict[str, Any]:
     app.add_role("sslmem-verdict", Verdict())
     app.add_directive("sslmem-scorecard", Scorecard)
     app.add_directive("sslmem-benchmarks", Benchmarks)
+    app.setup_extension("sslmem_utils.book.explorer")
     app.connect("env-get-outdated", _outdated)
     app.connect("source-read", _replace)
     app.connect("env-merge-info", _merge)

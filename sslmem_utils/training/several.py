@@ -16,6 +16,7 @@ from multiprocessing import get_all_start_methods, get_context, parent_process
 from pathlib import Path
 from typing import Any, TypeVar
 
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from .. import data, paths
@@ -33,9 +34,15 @@ _events: Any = None  # queue from the workers: (number, epoch, epochs, metrics)
 
 
 def _begin_worker(events: Any) -> None:
-    """End this worker when its parent is gone or it is interrupted: checkpoints make that safe at any moment."""
+    """End this worker when its parent is gone or it is interrupted: checkpoints make that safe at any moment.
+
+    NumPy and SciPy get one thread too, as torch does: probes on as many threads as cores in every worker wait for each
+    other, 20 times as long where other programs run.
+    """
     global _events
     _events, parent = events, parent_process()
+    os.environ["OMP_NUM_THREADS"] = "1"  # read by what is loaded from now on
+    threadpool_limits(1)
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
     def watch() -> None:
