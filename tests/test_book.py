@@ -40,11 +40,12 @@ class Images(HTMLParser):
 def write_book(root: Path) -> None:
     """The project's own configuration around one notebook and a scorecard."""
     write_notebook(root, "01_toy", TOY, prose=PROSE, quick="", other="")
-    (root / "book/_static").mkdir(parents=True)
+    for folder in ("_static", "_templates"):
+        shutil.copytree(paths.BOOK / folder, root / "book" / folder)
     (root / "book/preface.md").write_text("# Preface\n\nRead {doc}`/notebooks/01_toy`, {cite:t}`holm1979simple`.\n")
     (root / "book/scorecard.md").write_text(SCORECARD)
     (root / "book/bibliography.md").write_text("# Bibliography\n\n```{bibliography}\n```\n")
-    for file in ("_config.yml", "book/references.bib", "book/_static/custom.css"):
+    for file in ("_config.yml", "book/references.bib"):
         shutil.copy(paths.PACKAGE.parent / file, root / file)
     chapters = [{"file": f"book/{name}"} for name in ("scorecard", "bibliography")]
     parts = [{"caption": "Part", "chapters": [{"file": "notebooks/01_toy"}]}, {"caption": "Back", "chapters": chapters}]
