@@ -1,4 +1,4 @@
-"""What a reader takes away from a page: its notebook in the edition's own form, its PDF, and buttons that open it elsewhere.
+"""What a reader takes away from a page: its notebook as the edition has it, its PDF, buttons that open it elsewhere.
 
 The address of the repository stands once, in `_config.yml` under `repository: url`. Without it there are no buttons for
 Colab and Binder; with it every notebook begins by installing the package from there where it cannot be imported, and

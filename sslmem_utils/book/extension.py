@@ -13,7 +13,7 @@ from typing import Any
 
 from .. import claims, paths
 from ..errors import SpecError, SSLMemError
-from . import downloads, editions
+from . import downloads, editions, slides
 from .building import PROFILE
 from .copies import page, pages
 from .speeds import benchmarks, machines
@@ -66,6 +66,7 @@ def setup(app: Any) -> dict[str, Any]:
     app.connect("source-read", _replace)
     app.connect("env-merge-info", _merge)
     app.connect("doctree-read", _described)
+    app.connect("build-finished", _slides)
     downloads.register(app)
     app.config.mathjax_path = MATHJAX  # relative to the page's _static folder: no page asks for another host
     app.connect("build-finished", _copy_mathjax)
@@ -81,10 +82,19 @@ def _copy_mathjax(app: Any, error: Exception | None) -> None:
         shutil.copyfile(Path(package.origin).parent / "static" / "mathjax" / MATHJAX, app.outdir / "_static" / MATHJAX)
 
 
+def _slides(app: Any, error: Exception | None) -> None:
+    if error is None and app.builder.format == "html":
+        try:
+            slides.write(Path(app.outdir) / "slides", app.sslmem_copies)
+        except SSLMemError as problem:
+            sys.exit(f"error: {problem}")
+
+
 def _outdated(app: Any, env: Any, added: set[str], changed: set[str], removed: set[str]) -> list[str]:
     """Find or make the executed copies before anything is read; name the pages whose content is another than before."""
     try:
         copies = pages(_notebooks(app, env), os.environ.get(PROFILE, ""))
+        app.sslmem_copies = copies
         app.sslmem_pages = {f"notebooks/{name}": page(path, editions.edition(), name) for name, path in copies.items()}
         shown = {"sslmem_scorecard": scorecard(sources(os.environ.get(PROFILE, "")))}
         shown["sslmem_benchmarks"] = repr([(one.name, one.about) for one in machines()])
