@@ -30,8 +30,8 @@ paper: env ## compute the PROFILE here, print the claims, build the book
 	@echo "==> 3/3 the book of this run"
 	@$(BIN)/sslmem book --profile "$(PROFILE)"
 
-book: env ## render the book from the committed results; computes nothing
-	@$(BIN)/sslmem book --committed
+book: env ## render the book from the committed results; computes nothing; ARGS='--edition student' another edition
+	@$(BIN)/sslmem book --committed $(ARGS)
 
 test: env ## run the tests
 	@echo "==> running the tests with $(WORKERS) workers of one thread each"

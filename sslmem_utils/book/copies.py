@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .. import batch
+from .. import batch, paths, runs
 from ..errors import RunError
 from ..runs import display, tables
+from . import editions
 
 _KEPT = ("kernelspec", "language_info")  # notebook metadata that pages need; the rest would be printed as fields
 _HIDDEN = {"remove-cell", "remove-output", "hide-output", "hide-cell"}  # tags under which a figure stays in its cell
@@ -42,12 +43,37 @@ def pages(notebooks: Iterable[str], profile: str = "") -> dict[str, Path]:
     return found | {notebook: path for (notebook, _), path in zip(committed, rendered, strict=True)}
 
 
-def page(path: Path) -> str:
-    """The text of an executed notebook as the book reads it: figures as numbered figures with alt text."""
+def page(path: Path, edition: str = "reader", notebook_name: str = "") -> str:
+    """The text of an executed notebook as an edition of the book reads it: figures as numbered figures with alt text.
+
+    Code whose result is a figure is folded: a click, or Enter on the fold, shows it. The instructor's edition tells
+    how long the committed results of `notebook_name` took.
+    """
     notebook = tables.read_json(path)
+    notebook["cells"] = editions.cells(notebook["cells"], edition)
+    if edition == "instructor" and notebook_name:
+        notebook["cells"].insert(1, _timings(notebook_name))
     notebook["metadata"] = {key: value for key, value in notebook["metadata"].items() if key in _KEPT}
     notebook["cells"] = [part for cell in notebook["cells"] for part in _parts(cell)]
     return json.dumps(notebook, ensure_ascii=False)
+
+
+def _timings(notebook: str) -> dict[str, Any]:
+    """For teachers: how long each committed profile computed, on what."""
+    lines = []
+    for profile in batch.committed_profiles(notebook):
+        found = list(tables.sidecars(paths.RESULTS / notebook / profile).values())
+        seconds = sum(one["seconds"] for one in found)
+        where = "; ".join(dict.fromkeys(runs.machine(one) for one in found))
+        lines.append(f"- profile `{profile}`: {_duration(seconds)} ({where})")
+    text = "```{admonition} For teachers: how long the committed results took\n" + "\n".join(lines) + "\n```"
+    return {"cell_type": "markdown", "id": "timings", "metadata": {}, "source": text}
+
+
+def _duration(seconds: float) -> str:
+    if seconds >= 7200:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _parts(cell: dict[str, Any]) -> list[dict[str, Any]]:
@@ -63,7 +89,8 @@ def _parts(cell: dict[str, Any]) -> list[dict[str, Any]]:
             groups += [(about, [output]), (None, [])]
         else:
             groups[-1][1].append(output)
-    first = {**cell, "outputs": groups[0][1]}
+    folded = {**cell["metadata"], "tags": sorted(tags | {"hide-input"})}
+    first = {**cell, "metadata": folded, "outputs": groups[0][1]}
     return [first, *(_part(cell, number, *group) for number, group in enumerate(groups[1:]) if group[1])]
 
 

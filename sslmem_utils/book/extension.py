@@ -13,6 +13,7 @@ from typing import Any
 
 from .. import claims, paths
 from ..errors import SpecError, SSLMemError
+from . import downloads, editions, slides
 from .building import PROFILE
 from .copies import page, pages
 from .paper import scorecard
@@ -69,6 +70,9 @@ def setup(app: Any) -> dict[str, Any]:
     app.connect("env-get-outdated", _outdated)
     app.connect("source-read", _replace)
     app.connect("env-merge-info", _merge)
+    app.connect("doctree-read", _described)
+    app.connect("build-finished", _slides)
+    downloads.register(app)
     app.config.mathjax_path = MATHJAX  # relative to the page's _static folder: no page asks for another host
     app.connect("build-finished", _copy_mathjax)
     return {"version": "1", "env_version": 1, "parallel_read_safe": True, "parallel_write_safe": True}
@@ -83,11 +87,20 @@ def _copy_mathjax(app: Any, error: Exception | None) -> None:
         shutil.copyfile(Path(package.origin).parent / "static" / "mathjax" / MATHJAX, app.outdir / "_static" / MATHJAX)
 
 
+def _slides(app: Any, error: Exception | None) -> None:
+    if error is None and app.builder.format == "html":
+        try:
+            slides.write(Path(app.outdir) / "slides", app.sslmem_copies)
+        except SSLMemError as problem:
+            sys.exit(f"error: {problem}")
+
+
 def _outdated(app: Any, env: Any, added: set[str], changed: set[str], removed: set[str]) -> list[str]:
     """Find or make the executed copies before anything is read; name the pages whose content is another than before."""
     try:
         copies = pages(_notebooks(app, env), os.environ.get(PROFILE, ""))
-        app.sslmem_pages = {f"notebooks/{name}": page(path) for name, path in copies.items()}
+        app.sslmem_copies = copies
+        app.sslmem_pages = {f"notebooks/{name}": page(path, editions.edition(), name) for name, path in copies.items()}
         shown = {"sslmem_scorecard": scorecard(sources(os.environ.get(PROFILE, "")))}
         shown["sslmem_benchmarks"] = repr([(one.name, one.about) for one in machines()])
     except SSLMemError as error:
@@ -113,6 +126,21 @@ def _notebooks(app: Any, env: Any) -> list[str]:
 def _replace(app: Any, docname: str, source: list[str]) -> None:
     if docname in app.sslmem_pages:
         source[0] = app.sslmem_pages[docname]
+    else:
+        source[0] = editions.prose(source[0], editions.edition())
+
+
+def _described(app: Any, doctree: Any) -> None:
+    """Warn of every picture without alt text, which breaks the build."""
+    from docutils import nodes
+    from sphinx.util import logging
+
+    for image in doctree.findall(nodes.image):
+        if not image.get("alt", "").strip():
+            where = image.get("uri", "a picture")
+            logging.getLogger(__name__).warning(
+                "%s has no alt text; say in words what it shows (:alt: ...).", where, location=image
+            )
 
 
 def _merge(app: Any, env: Any, docnames: Sequence[str], other: Any) -> None:

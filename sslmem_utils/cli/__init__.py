@@ -123,6 +123,8 @@ def run(
 def book(
     profile: Annotated[str, typer.Option(help="show this machine's run of this profile")] = "",
     committed: Annotated[bool, typer.Option("--committed", help="show the committed results (the default)")] = False,
+    edition: Annotated[str, typer.Option(help="reader, student, instructor or offline")] = "reader",
+    pdf: Annotated[bool, typer.Option("--pdf", help="print every page to PDF, too (needs Chromium)")] = False,
 ) -> None:
     """Build the pages."""
     from .. import book as pages
@@ -130,7 +132,7 @@ def book(
     if committed and profile:
         raise typer.BadParameter("choose one of --profile and --committed")
     print("building the book ...", file=sys.stderr, flush=True)
-    print(f"open {pages.build(profile)}")
+    print(f"open {pages.build(profile, edition, pdf)}")
 
 
 @app.command()
