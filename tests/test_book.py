@@ -41,7 +41,7 @@ def write_book(root: Path) -> None:
     """The project's own configuration around one notebook and a scorecard."""
     write_notebook(root, "01_toy", TOY, prose=PROSE, quick="", other="")
     for folder in ("_static", "_templates"):
-        shutil.copytree(paths.BOOK / folder, root / "book" / folder)
+        shutil.copytree(paths.PACKAGE.parent / "book" / folder, root / "book" / folder)
     (root / "book/preface.md").write_text("# Preface\n\nRead {doc}`/notebooks/01_toy`, {cite:t}`holm1979simple`.\n")
     (root / "book/scorecard.md").write_text(SCORECARD)
     (root / "book/bibliography.md").write_text("# Bibliography\n\n```{bibliography}\n```\n")
