@@ -189,7 +189,7 @@ def _docstrings(app: Any, config: Any) -> None:
 
 
 def _as_text(app: Any, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """Examples are indented in the docstrings of modules: show them as code; bars, double stars and underscores are only that."""
+    """Examples are indented in the docstrings of modules: show them as code; bars, stars, underscores are plain."""
     code, out = False, []
     for line in lines:
         if what == "module" and line.startswith("    ") and not code:
