@@ -189,13 +189,13 @@ def _docstrings(app: Any, config: Any) -> None:
 
 
 def _as_text(app: Any, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """Examples are indented in the docstrings of modules: show them as code; bars and underscores are only that."""
+    """Examples are indented in the docstrings of modules: show them as code; bars, stars, underscores are plain."""
     code, out = False, []
     for line in lines:
         if what == "module" and line.startswith("    ") and not code:
             out += [".. code-block:: python", "   :force:", ""]
         code = what == "module" and (line.startswith("    ") or (code and not line))
         parts = line.split("`")
-        parts[::2] = [re.sub(r"\||_(?!\w)", r"\\\g<0>", part) for part in parts[::2]]
+        parts[::2] = [re.sub(r"\*(?=\*)|(?<=\*)\*|\||_(?!\w)", r"\\\g<0>", part) for part in parts[::2]]
         out.append(line if code else "`".join(parts))
     lines[:] = out
