@@ -1,6 +1,6 @@
 """Slides: short text from `book/slides/*.md`, figures from the pages' executed notebooks, exported by nbconvert.
 
-Slides are parted by `---`. A line `![fig-name](../../notebooks/NN_name.ipynb)` stands for the notebook's first figure
+Slides are parted by `---`. A line `![fig-name](../../notebooks/NN_name.ipynb)` stands for the notebook's last figure
 whose name begins so, and {sslmem-verdict}`NN.N` for the verdict on a claim. Reveal.js lies beside them (MIT).
 """
 
@@ -18,7 +18,7 @@ from ..errors import RunError
 from ..runs import display, tables
 from .verdicts import best
 
-_FIGURE = re.compile(r"^!\[([\w-]+)\]\(\S*?(\w+)\.ipynb\)\s*$", re.MULTILINE)
+_FIGURE = re.compile(r"^!\[([\w-]+)\]\(\S*?(\w+)\.ipynb\)[ \t]*$", re.MULTILINE)
 _VERDICT = re.compile(r"{sslmem-verdict}`([\d.]+)`")
 _TEMPLATE = "slides.html.j2"
 
@@ -58,13 +58,13 @@ def _notebook(deck: Path, copies: Mapping[str, Path]) -> Any:
 
 def _figure(deck: Path, name: str, copy: Path | None, notebook: str) -> str:
     """The figure as HTML with its alt text, its picture inside."""
-    for cell in tables.read_json(copy)["cells"] if copy else []:
-        for output in cell.get("outputs", []):
-            about = output.get("metadata", {}).get(display.METADATA, {})
-            if about.get("name", "").startswith(name):
-                link = re.search(r'src="(data:[^"]+)"', "".join(output["data"]["text/html"]))
-                if link:
-                    return f'<img src="{link[1]}" alt="{html.escape(about["alt"])}">'
+    cells = tables.read_json(copy)["cells"] if copy else []
+    for output in reversed([output for cell in cells for output in cell.get("outputs", [])]):
+        about = output.get("metadata", {}).get(display.METADATA, {})
+        if about.get("name", "").startswith(name):
+            link = re.search(r'src="(data:[^"]+)"', "".join(output["data"]["text/html"]))
+            if link:
+                return f'<img src="{link[1]}" alt="{html.escape(about["alt"])}">'
     raise RunError(
         f"slides {deck.name} show a figure {name!r} of notebook {notebook}, which has none; correct the name."
     )
