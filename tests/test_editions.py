@@ -199,7 +199,7 @@ def test_what_is_wrong_on_text_pages_is_named(project: Path) -> None:
     [
         ('points[\\"x\\"]', 'points[\\"z\\"]', "KeyError: 'z'"),
         ('run.table(\\"points\\"', 'run.table(\\"dots\\"', "dots"),
-        ('rises.\\", endpoint', 'rises.\\", []', "01.1"),
+        ('rises.\\", endpoint', 'rises.\\", []', "Claim endpoints"),
         ('alt=\\"A line <b> & more\\"', 'alt=\\"\\"', "alt text"),
     ],
     ids=["broken", "no table", "no rule", "no alt text"],
