@@ -96,7 +96,7 @@ def test_there_is_one_citation() -> None:
 def test_every_chapter_ends_with_a_summary() -> None:
     apart = {"bibliography", "benchmarks", "changelog", "cite", "glossary", "notation", "scorecard", "explorer"}
     for page in BOOK.rglob("*.md"):
-        if page.stem not in apart and page.parent.name not in ("api", "results", "_static"):
+        if page.stem not in apart and page.parent.name not in ("api", "results", "slides", "_static"):
             headings = re.findall(r"^## (.+)$", page.read_text(), re.MULTILINE)
             assert headings and headings[-1] == "Summary", page.relative_to(ROOT)
 
@@ -105,7 +105,7 @@ def test_every_prose_page_is_in_the_contents() -> None:
     toc = (ROOT / "_toc.yml").read_text()
     for page in BOOK.rglob("*.md"):
         name = page.relative_to(ROOT).with_suffix("").as_posix()
-        assert "_static" in name or re.search(rf"(file|root): {name}$", toc, re.MULTILINE), name
+        assert {"_static", "slides"} & set(page.parts) or re.search(rf"(file|root): {name}$", toc, re.MULTILINE), name
 
 
 def test_the_courses_name_exercises_that_exist() -> None:
