@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 
@@ -208,6 +210,15 @@ def test_the_notebooks_are_the_books() -> None:
     listed = re.findall(r"notebooks/(\w+)", json.dumps(toc))
     assert sorted(listed) == [path.stem for path in BOOKS]
     assert {path.name for path in PROFILES.iterdir()} == {path.stem for path in BOOKS}
+
+
+def test_figures_of_two_pages_never_have_one_name() -> None:
+    """Also where both are made of the same datasets, as in `make paper`: a name twice stops the build of the book."""
+    names = {path.stem: set(re.findall(r'"(fig-[^"]+)"', path.read_text().replace('\\"', '"'))) for path in BOOKS}
+    names = {page: {re.sub(r"\{.*?\}", "*", name) for name in some} for page, some in names.items()}
+    for page, other in itertools.combinations(names, 2):
+        both = [pair for pair in itertools.product(names[page], names[other]) if fnmatch(*pair) or fnmatch(*pair[::-1])]
+        assert not both, (page, other, both)
 
 
 @pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem)
