@@ -278,6 +278,8 @@ def test_gallery_shows_the_extremes_pixel_by_pixel_in_order(channels):
     assert [text for text in texts(svg) if text[:1].isdigit()] == [
         f"{numbers[i]:.3f}" for i in [*order[:3], *order[:-4:-1]]
     ]
+    other = figures.alt(figures.gallery(images, numbers, value="gain"))
+    assert "highest" in other and "memorized" not in other
 
 
 def test_gallery_shows_no_image_twice_and_copes_with_one():

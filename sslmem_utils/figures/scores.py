@@ -157,7 +157,7 @@ def gallery(
     columns: int = 8,
     value: str = "m_rel",
 ) -> Figure:
-    """The most and the least memorized images, a pair of rows per group, the score printed below each.
+    """The most and the least memorized images (highest and lowest of another `value`), two rows a group, the score below.
 
     `images` is (n, c, h, w) uint8 with c of 1 or 3; `scores` (n,); `p_top` (n,) is P(the image is in the top decile)
     over seeds (`stats.top_probability`); `groups` (n,) names the pair of rows an image belongs to, a class say.
@@ -170,12 +170,13 @@ def gallery(
     below = [f"{score:.3f}" for score in scores]
     if p_top is not None:
         below = [f"{text}\nP {share:.2f}" for text, share in zip(below, np.asarray(p_top), strict=True)]
+    ends = ("most\nmemorized", "least\nmemorized") if value in ("m", "m_rel") else ("highest", "lowest")
     rows = []
     for name in dict.fromkeys(names.tolist()):
         order = np.flatnonzero(names == name)[np.argsort(-scores[names == name], kind="stable")]
         take = min(columns, max(1, len(order) // 2))
-        for word, chosen in (("most", order[:take]), ("least", order[take:][-take:][::-1])):
-            rows += [(f"{name}\n{word}\nmemorized".strip(), chosen)] if len(chosen) else []
+        for words, chosen in zip(ends, (order[:take], order[take:][-take:][::-1]), strict=True):
+            rows += [(f"{name}\n{words}".strip(), chosen)] if len(chosen) else []
     said = (f"{' '.join(text.split())} {scores[chosen[0]]:.3g} to {scores[chosen[-1]]:.3g}" for text, chosen in rows)
     key = f"below each image: {label(value)}" + (", P(in the top decile) over seeds" if p_top is not None else "")
     text = f"Images ranked by {label(value)}, each row from its extreme inwards: {'; '.join(said)}."
