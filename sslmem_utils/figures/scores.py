@@ -157,7 +157,7 @@ def gallery(
     columns: int = 8,
     value: str = "m_rel",
 ) -> Figure:
-    """The most and the least memorized images (highest and lowest of another `value`), two rows a group, the score below.
+    """The most and the least memorized images (highest and lowest of another `value`), two rows a group, scores below.
 
     `images` is (n, c, h, w) uint8 with c of 1 or 3; `scores` (n,); `p_top` (n,) is P(the image is in the top decile)
     over seeds (`stats.top_probability`); `groups` (n,) names the pair of rows an image belongs to, a class say.
