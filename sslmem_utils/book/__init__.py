@@ -8,11 +8,10 @@ Notebooks in the tree have no outputs. When Sphinx reads one, this extension han
 
 A notebook with neither stops the build with one sentence that says what to run.
 
-Directives: `{sslmem-scorecard}` (all claims of book/claims.yaml and of the runs), `{sslmem-explorer}` (single images and
-their scores) with its static twin `{sslmem-explorer-still}`, `{sslmem-results}` (the committed
-tables of some notebooks), `{sslmem-citation}` (BibTeX from CITATION.cff), `{sslmem-benchmarks}` (the measured speeds of
-every machine in `results/bench`). Roles: `{sslmem-verdict}` (the verdict on one claim), `{sslmem-tally}` (how many have
-which).
+Directives: `{sslmem-scorecard}` (all claims of book/claims.yaml and of the runs), `{sslmem-explorer}` (single images
+and their scores) with its static twin `{sslmem-explorer-still}`, `{sslmem-results}` (the committed tables of some
+notebooks), `{sslmem-citation}` (BibTeX from CITATION.cff), `{sslmem-benchmarks}` (the measured speeds of every machine
+in `results/bench`). Roles: `{sslmem-verdict}` (the verdict on one claim), `{sslmem-tally}` (how many have which).
 """
 
 from __future__ import annotations

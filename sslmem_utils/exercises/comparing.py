@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from .. import stats
+
 Table = pd.DataFrame | pd.Series
 
 
@@ -50,3 +52,9 @@ def numbers(answer: object, count: int) -> list[float] | str:
 def word(answer: object, known: Sequence[str]) -> str | None:
     """A hint where the answer is none of the words that are asked for."""
     return None if answer in known else f"the answer should be one of {', '.join(map(repr, known))}."
+
+
+def half_width(values: pd.Series) -> float:
+    """Half the width of the 95 % interval of a mean, one value a replication."""
+    found = stats.interval(values)
+    return (found.high - found.low) / 2

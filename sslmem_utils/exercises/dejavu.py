@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from .. import dejavu, stats
+from .. import dejavu
 from . import exercise
-from .comparing import aligned, near, numbers
+from .comparing import aligned, half_width, near, numbers
 
 KEYS = ["dataset", "seed", "replica"]
 
@@ -53,8 +53,8 @@ def splits(answer: object, tested: pd.DataFrame) -> str | None:
     whole, rows, other = tested[tested["share"] == 1], {}, {}
     for name, part in whole.groupby("dataset", sort=False):
         images = float((part["high"] - part["low"]).mean()) / 2
-        rows[name] = {"images": images, "splits": _half(part.groupby("seed")["dv"].mean())}
-        other[name] = _half(part["dv"])
+        rows[name] = {"images": images, "splits": half_width(part.groupby("seed")["dv"].mean())}
+        other[name] = half_width(part["dv"])
     wanted = pd.DataFrame(rows).T
     found = aligned(answer, wanted)
     if isinstance(found, str):
@@ -66,8 +66,3 @@ def splits(answer: object, tested: pd.DataFrame) -> str | None:
     if near(found["images"], wanted["images"]) and near(found["splits"], pd.Series(other)):
         return "replicas of one split share its images: average over them first, then there is one number a split."
     return "use the rows with share 1; over splits, one number a seed and `stats.interval`."
-
-
-def _half(values: pd.Series) -> float:
-    found = stats.interval(values)
-    return (found.high - found.low) / 2

@@ -6,9 +6,9 @@ import math
 
 import pandas as pd
 
-from .. import removal, stats
+from .. import removal
 from . import exercise
-from .comparing import aligned, near, word
+from .comparing import aligned, half_width, near, word
 
 
 @exercise("10.1")
@@ -28,10 +28,9 @@ def _halves(primary: pd.DataFrame) -> pd.DataFrame:
     found = {}
     for name, part in primary.groupby("dataset", sort=False):
         wide = 100 * part.pivot_table("linear", "seed", "arm")
-        paired = stats.interval(wide["random"] - wide["top"])
         both, size = wide[["random", "top"]].var().sum(), len(wide)
         apart = float(stdtrit(2 * size - 2, 0.975)) * math.sqrt(both / size)
-        found[name] = {"paired": (paired.high - paired.low) / 2, "unpaired": apart}
+        found[name] = {"paired": half_width(wide["random"] - wide["top"]), "unpaired": apart}
     return pd.DataFrame(found).T
 
 

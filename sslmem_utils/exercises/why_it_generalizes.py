@@ -6,14 +6,8 @@ import math
 
 import pandas as pd
 
-from .. import stats
 from . import exercise
-from .comparing import aligned, near, numbers
-
-
-def _half(values: pd.Series) -> float:
-    found = stats.interval(values)
-    return (found.high - found.low) / 2
+from .comparing import aligned, half_width, near, numbers
 
 
 @exercise("17.2")
@@ -21,8 +15,8 @@ def classes_or_cells(answer: object, alone: pd.DataFrame) -> str | None:
     """Half widths over cells and over classes."""
     rows, by_seed = {}, {}
     for name, part in alone.groupby("dataset", sort=False):
-        rows[name] = {"cells": _half(part["knn"]), "classes": _half(part.groupby("class")["knn"].mean())}
-        by_seed[name] = _half(part.groupby("seed")["knn"].mean())
+        rows[name] = {"cells": half_width(part["knn"]), "classes": half_width(part.groupby("class")["knn"].mean())}
+        by_seed[name] = half_width(part.groupby("seed")["knn"].mean())
     wanted = pd.DataFrame(rows).T
     found = aligned(answer, wanted)
     if isinstance(found, str):

@@ -24,22 +24,6 @@ LAYERMEM = {
         *(0.019, 0.036, 0.056, 0.077, 0.096, 0.119, 0.142, 0.168, 0.193, 0.219, 0.247, 0.275),
     ),
 }
-# Accuracy in % after switching units off in CIFAR-10's encoder, probed on CIFAR-10, SVHN and STL-10 (Table 6).
-PRUNING = pd.DataFrame(
-    [
-        ("none", "", 0.0, 70.44, 78.22, 69.12),
-        ("most", "layer", 0.1, 53.04, 63.84, 50.94),
-        ("random", "layer", 0.1, 58.09, 67.04, 55.71),
-        ("least", "layer", 0.1, 62.58, 72.26, 59.26),
-        ("most", "layer", 0.2, 48.30, 55.88, 43.18),
-        ("random", "layer", 0.2, 51.34, 58.01, 46.74),
-        ("least", "layer", 0.2, 54.84, 62.60, 50.02),
-        ("most", "total", 0.1, 49.16, 61.28, 47.30),
-        ("random", "total", 0.1, 56.77, 67.09, 53.89),
-        ("least", "total", 0.1, 62.62, 72.28, 59.30),
-    ],
-    columns=["arm", "scope", "share", "cifar10", "svhn", "stl10"],
-)
 
 
 def theirs() -> pd.DataFrame:
