@@ -1,0 +1,70 @@
+"""Exercises of the pages on the definition: the right answer is accepted, each wrong one refused with its own hint."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_exercises_experiments import Case, accepted, by_dataset, half
+
+from sslmem_utils.exercises import check, known
+
+RNG = np.random.default_rng(3)
+
+
+def of_sets() -> dict[str, Case]:
+    rows = [
+        (name, seed, kind, where)
+        for name in ("fashion_mnist", "cifar10")
+        for seed in range(4)
+        for kind in ("candidate", "external", "shared") * 3
+        for where in ("pooled", "projector")
+    ]
+    scores = pd.DataFrame(rows, columns=["dataset", "seed", "set", "representation"])
+    scores["m_rel"] = RNG.normal(scores["seed"] * 0.1, 0.05)
+
+    def widths(representation: str, constant: bool = False) -> pd.DataFrame:
+        some = scores[scores["representation"] == representation]
+        inside, outside = some[some["set"] == "candidate"], some[some["set"] == "external"]
+
+        def both(part: pd.DataFrame) -> dict[str, float]:
+            raw = part.groupby("seed")["m_rel"].mean()
+            control = outside[outside["dataset"] == part["dataset"].iloc[0]].groupby("seed")["m_rel"].mean()
+            return {"raw": half(raw), "centred": half(raw - (control.mean() if constant else control))}
+
+        return by_dataset(inside, both)
+
+    right = widths("pooled")
+    wrong = {"whole": 2 * right, "projector": widths("projector"), "one constant": widths("pooled", constant=True)}
+    wrong |= {"raw is right": right.assign(centred=1.0), "one number a seed": right + 1, "is missing": right[["raw"]]}
+    factors = {"comes first": (1, 2), "d is right": (4, 1), "spread of single": (2, 2), "2 numbers": 2}
+    return {
+        "03.1": ("contradicted", {}, {"keep their names": "supported", "as narrow": "inconclusive", "one of": "no"}),
+        "03.2": (right, {"scores": scores}, wrong),
+        "03.3": ((2, 1), {}, factors),
+    }
+
+
+CASES = of_sets()
+
+
+@pytest.mark.parametrize("number", CASES)
+def test_the_right_answer_is_accepted_and_wrong_ones_get_a_hint(
+    number: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right, given, wrong = CASES[number]
+    assert check(number, right, **given), capsys.readouterr().out
+    for hint, answer in wrong.items():
+        assert not check(number, answer, **given), hint
+        assert hint.lower() in capsys.readouterr().out.lower()
+
+
+def test_every_exercise_on_the_definition_is_tested() -> None:
+    pages = {number[:2] for number in CASES}
+    assert set(CASES) == {number for number in known() if number[:2] in pages}
+    assert all(len(wrong) >= 2 for _, _, wrong in CASES.values())
+
+
+@pytest.mark.parametrize("page", sorted({number[:2] for number in CASES}))
+def test_solutions_run_on_committed_tables_and_are_accepted(
+    page: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert accepted(page, monkeypatch, capsys) == [number for number in CASES if number.startswith(page)]
