@@ -43,7 +43,26 @@ def of_sets() -> dict[str, Case]:
     }
 
 
-CASES = of_sets()
+def of_imagenet() -> dict[str, Case]:
+    streamed = pd.DataFrame({"step": ["read", "score", "train, simclr"], "images/s": [900.0, 90.0, 8.0]})
+    hours = 60_000_000 / 8 / 3600
+    times = {"a pair has two": hours / 2, "both their views": 2 * hours, "seconds": hours * 3600, "the row": 3.0}
+    alone = pd.DataFrame({"set": ["candidate", "external"] * 4 + ["shared", "external"] * 6, "given": "f alone"})
+    alone["align_f"] = np.arange(20.0)
+    alone.loc[1, "set"], alone.loc[18, "set"] = "candidate", "external"
+    by_file = pd.concat([alone.assign(given="f and g", align_f=-1.0), alone])
+    right = pd.Series({"all": 0.5, "accused": 1.0})  # worked out by hand
+    wrong = {"not the only": right.replace(0.5, 0.25), "aligns worst": right.replace(1.0, 0.0)}
+    wrong |= {"of the rows with": right.replace(0.5, 0.6), "keep the first tenth": right.replace(1.0, 0.7)}
+    others = {"every image": "a", "two methods": "c", "nothing else": "d", "one of": "e"}
+    return {
+        "05.1": (hours, {"streamed": streamed}, times),
+        "05.2": (right, {"by_file": by_file}, wrong),
+        "05.3": ("b", {}, others),
+    }
+
+
+CASES = of_sets() | of_imagenet()
 
 
 @pytest.mark.parametrize("number", CASES)
