@@ -1,5 +1,8 @@
 """Exercises of the pages on the definition: the right answer is accepted, each wrong one refused with its own hint."""
 
+from collections.abc import Callable
+from itertools import combinations
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +11,24 @@ from test_exercises_experiments import Case, accepted, by_dataset, half
 from sslmem_utils.exercises import check, known
 
 RNG = np.random.default_rng(3)
+
+
+def of_definition() -> dict[str, Case]:
+    def mean_over(z: np.ndarray, measure: Callable = np.linalg.norm) -> float:
+        return float(np.mean([measure(a - b) for a, b in combinations(z, 2)]))
+
+    functions = {
+        "to itself": lambda z: np.linalg.norm(z[:, None] - z, axis=2).mean(),
+        "squared": lambda z: mean_over(z, lambda one: (one**2).sum()),
+        "sum over": lambda z: mean_over(z) * 21,
+        "l1 distance": lambda z: mean_over(z, lambda one: np.abs(one).sum()),
+        "mean of the views": lambda z: np.linalg.norm(z - z.mean(0), axis=1).mean(),
+        "three views on a line": lambda z: 1.0,
+        "fails on": lambda z: z["f"],
+        "the function itself": 2.0,
+    }
+    factors = {"of m comes first": (1, 3), "m is right": (3, 3), "three times as far": (1, 1), "2 numbers": 3}
+    return {"01.1": ((3, 1), {}, factors), "01.2": (mean_over, {}, functions)}
 
 
 def of_sets() -> dict[str, Case]:
@@ -62,7 +83,7 @@ def of_imagenet() -> dict[str, Case]:
     }
 
 
-CASES = of_sets() | of_imagenet()
+CASES = of_definition() | of_sets() | of_imagenet()
 
 
 @pytest.mark.parametrize("number", CASES)
