@@ -31,6 +31,61 @@ def of_definition() -> dict[str, Case]:
     return {"01.1": ((3, 1), {}, factors), "01.2": (mean_over, {}, functions)}
 
 
+def of_digits() -> dict[str, Case]:
+    kinds = ("candidate", "independent", "external", "external")
+    rows = [(name, seed, row) for name in ("mnist", "digits") for seed in range(6) for row in range(40)]
+    scores = pd.DataFrame(rows, columns=["dataset", "seed", "row"]).assign(index=0, label=0)
+    scores["set"] = RNG.choice(kinds, len(scores))
+    scores[["m_rel", "knn_distance", "centroid_distance"]] = RNG.normal(size=(len(scores), 3))
+    scores["m_rel"] += scores["seed"]
+    both = scores[scores["set"].isin(["candidate", "external"])]
+
+    def rho(part: pd.DataFrame, measure: str) -> float:
+        return part["m_rel"].rank().corr(part[measure].rank())
+
+    def endpoint(part: pd.DataFrame, signs: tuple[int, int] = (1, -1)) -> dict[str, float]:
+        weights = dict(zip(("candidate", "external"), signs, strict=True))
+        cells = {key: one for key, one in part.groupby(["seed", "set"])}
+        count = part["seed"].nunique()
+        return {
+            measure: sum(weights[kind] * rho(one, measure) for (_, kind), one in cells.items()) / count
+            for measure in ("knn_distance", "centroid_distance")
+        }
+
+    right = by_dataset(both, endpoint)
+    wrong = {"control is missing": by_dataset(both, lambda part: endpoint(part, (1, 0))), "turned": -right}
+    wrong |= {"all seeds at once": by_dataset(both.assign(seed=0), endpoint), "means over seeds": right + 1}
+    wrong |= {"knn_distance is right": right.assign(centroid_distance=0.0)}
+
+    def curse(part: pd.DataFrame, everywhere: bool = False) -> dict[str, float]:
+        even, odd, every = {}, {}, {}
+        for seed, one in part.groupby("seed"):
+            zero = one.loc[one["set"] == "external", "m_rel"].mean()
+            for row, kind, value in one[["row", "set", "m_rel"]].itertuples(index=False):
+                if kind != "external":
+                    score = (value - zero) * (1 if kind == "candidate" else -1)
+                    (odd if seed % 2 else even).setdefault(row, []).append(score)
+                    every.setdefault(row, []).append(score)
+        known = [row for row in even if row in odd]
+        order = sorted(known, key=lambda row: -np.mean((every if everywhere else even)[row]))
+        top = order[: max(1, round(len(known) / 10))]
+        return {
+            "chosen": np.mean([np.mean(even[row]) for row in top]),
+            "again": np.mean([np.mean(odd[row]) for row in top]),
+        }
+
+    found = by_dataset(scores, curse)
+    unlucky = {"changed places": found.rename(columns={"chosen": "again", "again": "chosen"})}
+    unlucky |= {"the even ones chose": found.assign(again=found["chosen"]), "drop images": found + 1}
+    unlucky |= {"took part": by_dataset(scores, lambda part: curse(part, everywhere=True))}
+    unlucky |= {"chosen is right": found.assign(again=0.0)}
+    return {
+        "02.1": (12, {}, {"in proportion": 3.2, "Spearman and Brown": 48, "one number": "many"}),
+        "02.2": (right, {"both": both}, wrong),
+        "02.3": (found, {"scores": scores}, unlucky),
+    }
+
+
 def of_sets() -> dict[str, Case]:
     rows = [
         (name, seed, kind, where)
@@ -83,7 +138,7 @@ def of_imagenet() -> dict[str, Case]:
     }
 
 
-CASES = of_definition() | of_sets() | of_imagenet()
+CASES = of_definition() | of_digits() | of_sets() | of_imagenet()
 
 
 @pytest.mark.parametrize("number", CASES)
