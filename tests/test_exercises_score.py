@@ -1,4 +1,4 @@
-"""Exercises of the pages on the definition: the right answer is accepted, each wrong one refused with its own hint."""
+"""Exercises of the pages on the score: the right answer is accepted, each wrong one refused with its own hint."""
 
 from collections.abc import Callable
 from itertools import combinations
@@ -6,7 +6,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
-from test_exercises_experiments import Case, accepted, by_dataset, half
+from test_exercises_experiments import NAMES, Case, accepted, by_dataset, half
 
 from sslmem_utils.exercises import check, known
 
@@ -89,7 +89,7 @@ def of_digits() -> dict[str, Case]:
 def of_sets() -> dict[str, Case]:
     rows = [
         (name, seed, kind, where)
-        for name in ("fashion_mnist", "cifar10")
+        for name in NAMES
         for seed in range(4)
         for kind in ("candidate", "external", "shared") * 3
         for where in ("pooled", "projector")
@@ -119,6 +119,40 @@ def of_sets() -> dict[str, Case]:
     }
 
 
+def of_scoring() -> dict[str, Case]:
+    rows = [
+        (name, method, seed, kind)
+        for name in NAMES
+        for method in ("simclr", "mae")
+        for seed in range(3)
+        for kind in ("candidate", "external") * 20
+    ]
+    scores = pd.DataFrame(rows, columns=["dataset", "method", "seed", "set"])
+    scores["label"] = RNG.integers(4, size=len(scores)) ** 2
+    scores["m_rel"] = RNG.normal(scores["label"] / 20 + scores["seed"], 1)
+
+    def shares(table: pd.DataFrame) -> pd.DataFrame:
+        found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+        for (name, method, _), part in table.groupby(["dataset", "method", "seed"]):
+            dummies = pd.get_dummies(part["label"]).to_numpy(float)  # R squared of a regression on the classes
+            m = part["m_rel"].to_numpy()
+            left = m - dummies @ np.linalg.lstsq(dummies, m, rcond=None)[0]
+            cell = 1 - left.var() / m.var(), (dummies.shape[1] - 1) / (len(m) - 1)
+            found.setdefault((name, method), []).append(cell)
+        return pd.DataFrame({key: np.mean(cells, axis=0) for key, cells in found.items()}, index=["share", "chance"]).T
+
+    inside = scores[scores["set"] == "candidate"]
+    right = shares(inside)
+    wrong = {"keep the candidates": shares(scores), "all seeds at once": shares(inside.assign(seed=0))}
+    wrong |= {"*within*": right.assign(share=1 - right["share"]), "share is right": right.assign(chance=0.0)}
+    wrong |= {"two sums": right + 1, "is missing": right[["share"]]}
+    chance = {"one image": 0.028, "every pair": 0.125, "of one pair": 12.5, "binomial": 7.0, "one number": "few"}
+    return {
+        "04.1": (3.5, {"candidate": 125, "replicas": 3}, chance),  # 3 * 0.01 * 0.9 + 0.001 of 125
+        "04.2": (right, {"scores": scores}, wrong),
+    }
+
+
 def of_imagenet() -> dict[str, Case]:
     streamed = pd.DataFrame({"step": ["read", "score", "train, simclr"], "images/s": [900.0, 90.0, 8.0]})
     hours = 60_000_000 / 8 / 3600
@@ -138,7 +172,7 @@ def of_imagenet() -> dict[str, Case]:
     }
 
 
-CASES = of_definition() | of_digits() | of_sets() | of_imagenet()
+CASES = of_definition() | of_digits() | of_sets() | of_scoring() | of_imagenet()
 
 
 @pytest.mark.parametrize("number", CASES)
@@ -152,7 +186,7 @@ def test_the_right_answer_is_accepted_and_wrong_ones_get_a_hint(
         assert hint.lower() in capsys.readouterr().out.lower()
 
 
-def test_every_exercise_on_the_definition_is_tested() -> None:
+def test_every_exercise_on_the_score_is_tested() -> None:
     pages = {number[:2] for number in CASES}
     assert set(CASES) == {number for number in known() if number[:2] in pages}
     assert all(len(wrong) >= 2 for _, _, wrong in CASES.values())
