@@ -1,16 +1,11 @@
-"""Exercises of the pages from removal on: the right answer is accepted, each wrong one is refused with its own hint."""
+"""Exercises of the pages from removal on: the right answer, what is given, and wrong answers by the hint each must get."""
 
-import json
 from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-import pytest
-import yaml
 
-from sslmem_utils import batch, removal, runs, stats
-from sslmem_utils.exercises import check, known
-from sslmem_utils.paths import NOTEBOOKS, PROFILES
+from sslmem_utils import removal, stats
 
 RNG = np.random.default_rng(7)
 NAMES = ("fashion_mnist", "cifar10")
@@ -217,44 +212,3 @@ def of_choosing() -> dict[str, Case]:
 
 CASES = of_removal() | of_tasks() | of_limiting() | of_privacy() | of_dejavu()
 CASES |= of_units() | of_labels() | of_why() | of_choosing()
-
-
-@pytest.mark.parametrize("number", CASES)
-def test_the_right_answer_is_accepted_and_wrong_ones_get_a_hint(
-    number: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    right, given, wrong = CASES[number]
-    assert check(number, right, **given), capsys.readouterr().out
-    for hint, answer in wrong.items():
-        assert not check(number, answer, **given), hint
-        assert hint.lower() in capsys.readouterr().out.lower()
-
-
-def test_every_exercise_from_removal_on_is_tested() -> None:
-    pages = {number[:2] for number in CASES}
-    assert set(CASES) == {number for number in known() if number[:2] in pages}
-    assert all(len(wrong) >= 2 for _, _, wrong in CASES.values())
-
-
-def accepted(page: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """The exercises of a page whose solutions, run on its committed tables, are right; a line for anything else."""
-    monkeypatch.setenv("SSLMEM_RENDER", "1")
-    monkeypatch.setattr(runs.Run, "show", lambda *_: None)  # figures take the time and are tested elsewhere
-    path = next(NOTEBOOKS.glob(f"{page}_*.ipynb"))
-    profile = batch.committed_profiles(path.stem)[0]
-    here: dict[str, object] = {"__name__": "__main__"}
-    for cell in json.loads(path.read_text())["cells"]:
-        tags = cell["metadata"].get("tags", [])
-        if cell["cell_type"] == "code" and "exercise" not in tags:
-            exec("".join(cell["source"]), here)
-        if "parameters" in tags:
-            here |= yaml.safe_load((PROFILES / path.stem / f"{profile}.yaml").read_text())
-    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"{page}.")]
-    return [line.removesuffix(": right.") for line in said]
-
-
-@pytest.mark.parametrize("page", sorted({number[:2] for number in CASES}))
-def test_solutions_run_on_committed_tables_and_are_accepted(
-    page: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert accepted(page, monkeypatch, capsys) == [number for number in CASES if number.startswith(page)]

@@ -1,14 +1,11 @@
-"""Exercises of the pages on the score: the right answer is accepted, each wrong one refused with its own hint."""
+"""Exercises of the pages on the score: the right answer, what is given, and wrong answers by the hint each must get."""
 
 from collections.abc import Callable
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
-import pytest
-from test_exercises_experiments import NAMES, Case, accepted, by_dataset, half
-
-from sslmem_utils.exercises import check, known
+from answers_experiments import NAMES, Case, by_dataset, half
 
 RNG = np.random.default_rng(3)
 
@@ -173,27 +170,3 @@ def of_imagenet() -> dict[str, Case]:
 
 
 CASES = of_definition() | of_digits() | of_sets() | of_scoring() | of_imagenet()
-
-
-@pytest.mark.parametrize("number", CASES)
-def test_the_right_answer_is_accepted_and_wrong_ones_get_a_hint(
-    number: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    right, given, wrong = CASES[number]
-    assert check(number, right, **given), capsys.readouterr().out
-    for hint, answer in wrong.items():
-        assert not check(number, answer, **given), hint
-        assert hint.lower() in capsys.readouterr().out.lower()
-
-
-def test_every_exercise_on_the_score_is_tested() -> None:
-    pages = {number[:2] for number in CASES}
-    assert set(CASES) == {number for number in known() if number[:2] in pages}
-    assert all(len(wrong) >= 2 for _, _, wrong in CASES.values())
-
-
-@pytest.mark.parametrize("page", sorted({number[:2] for number in CASES}))
-def test_solutions_run_on_committed_tables_and_are_accepted(
-    page: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert accepted(page, monkeypatch, capsys) == [number for number in CASES if number.startswith(page)]

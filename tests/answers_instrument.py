@@ -1,14 +1,12 @@
-"""Exercises of the pages on the instrument: the right answer is accepted, each wrong one refused with its own hint."""
+"""Exercises of the pages on the instrument: the right answer, what is given, and wrong answers by the hint each must get."""
 
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
-import pytest
-from test_exercises_experiments import Case, accepted
+from answers_experiments import Case
 
 from sslmem_utils import stats
-from sslmem_utils.exercises import check, known
 
 RNG = np.random.default_rng(11)
 NAMES = ("fashion_mnist", "cifar10")
@@ -222,27 +220,3 @@ def of_canaries() -> dict[str, Case]:
 
 
 CASES = of_methods() | of_consistency() | of_augmentations() | of_length() | of_reliability() | of_canaries()
-
-
-@pytest.mark.parametrize("number", CASES)
-def test_the_right_answer_is_accepted_and_wrong_ones_get_a_hint(
-    number: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    right, given, wrong = CASES[number]
-    assert check(number, right, **given), capsys.readouterr().out
-    for hint, answer in wrong.items():
-        assert not check(number, answer, **given), hint
-        assert hint.lower() in capsys.readouterr().out.lower()
-
-
-def test_every_exercise_on_the_instrument_is_tested() -> None:
-    pages = {number[:2] for number in CASES}
-    assert set(CASES) == {number for number in known() if number[:2] in pages}
-    assert all(len(wrong) >= 2 for _, _, wrong in CASES.values())
-
-
-@pytest.mark.parametrize("page", sorted({number[:2] for number in CASES}))
-def test_solutions_run_on_committed_tables_and_are_accepted(
-    page: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert accepted(page, monkeypatch, capsys) == [number for number in CASES if number.startswith(page)]
