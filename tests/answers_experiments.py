@@ -1,4 +1,4 @@
-"""Exercises of the pages from removal on: the right answer, what is given, and wrong answers by the hint each must get."""
+"""Exercises of the pages from removal on: the right answer, what is given, and wrong answers by their hints."""
 
 from collections.abc import Callable
 

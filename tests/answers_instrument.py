@@ -1,4 +1,4 @@
-"""Exercises of the pages on the instrument: the right answer, what is given, and wrong answers by the hint each must get."""
+"""Exercises of the pages on the instrument: the right answer, what is given, and wrong answers by their hints."""
 
 from itertools import combinations
 
