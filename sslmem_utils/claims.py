@@ -238,11 +238,8 @@ def status(claim: Claim) -> str:
 
 def to_markdown(claim: Claim) -> str:
     """The card shown in a notebook: sentence, endpoints with intervals, verdict and rule; plain Markdown."""
-    rows = [
-        [_cell(one.name), show(one.mean, one.low, one.high), str(one.n), f"{one.delta:g}", _cell(one.unit), one.verdict]
-        for one in claim.endpoints
-    ]
-    head = ["endpoint", "mean [95 % interval]", "n", "margin", "unit", "verdict"]
+    rows = [[_cell(one.name), _cell(one.value), str(one.n), f"{one.delta:g}", one.verdict] for one in claim.endpoints]
+    head = ["endpoint", "mean [95 % interval]", "n", "margin", "verdict"]
     p = (
         ""
         if claim.p is None
