@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import answers_experiments
@@ -14,11 +15,12 @@ import yaml
 from sslmem_utils import batch, exercises, runs
 from sslmem_utils.errors import SpecError
 from sslmem_utils.exercises import check, core
-from sslmem_utils.exercises.comparing import aligned, near, numbers, word
+from sslmem_utils.exercises.comparing import Hint, aligned, near, numbers, one_of
 from sslmem_utils.paths import NOTEBOOKS, PROFILES
 
 BOOKS = sorted(NOTEBOOKS.glob("*.ipynb"))
 CASES = answers_score.CASES | answers_instrument.CASES | answers_experiments.CASES
+TABLE = pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.0]}, index=["x", "y"])
 KINDS = {"conceptual", "code", "open"}
 
 
@@ -53,19 +55,30 @@ def test_unknown_numbers_and_missing_tables(two: None) -> None:
 
 
 def test_tables_are_compared_by_name() -> None:
-    wanted = pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.0]}, index=["x", "y"])
-    assert near(aligned(wanted.loc[["y", "x"], ["b", "a"]], wanted), wanted)
-    assert "should be a DataFrame" in str(aligned(wanted["a"], wanted))
-    assert "'b' is missing" in str(aligned(wanted[["a"]], wanted))
-    assert "2 rows, named x, y" in str(aligned(wanted.iloc[:1], wanted))
-    assert "numbers only" in str(aligned(wanted.astype(str).replace("1.0", "one"), wanted))
-
-
-def test_numbers_and_words() -> None:
-    assert numbers(3, 1) == [3.0] and numbers((1, 2), 2) == [1.0, 2.0]
-    assert "2 numbers" in str(numbers("some", 2)) and "found 1" in str(numbers(1, 2))
-    assert word("up", ("up", "down")) is None and "'up', 'down'" in str(word("left", ("up", "down")))
+    assert near(aligned(TABLE.loc[["y", "x"], ["b", "a"]], TABLE), TABLE)
     assert near(1.001, 1) and not near(1.1, 1) and not near("one", 1) and near(float("nan"), float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("call", "hint"),
+    [
+        (lambda: aligned(TABLE["a"], TABLE), "should be a DataFrame"),
+        (lambda: aligned(TABLE[["a"]], TABLE), "'b' is missing"),
+        (lambda: aligned(TABLE.iloc[:1], TABLE), "2 rows, named x, y"),
+        (lambda: aligned(TABLE.astype(str).replace("1.0", "one"), TABLE), "numbers only"),
+        (lambda: numbers("some", 2), "2 numbers"),
+        (lambda: numbers(1, 2), "found 1"),
+        (lambda: one_of("left", ("up", "down")), "'up', 'down'"),
+    ],
+)
+def test_answers_of_another_form_get_a_hint(call: Callable[[], object], hint: str) -> None:
+    with pytest.raises(Hint, match=hint):
+        call()
+
+
+def test_numbers_and_words_as_they_may_be_written() -> None:
+    assert numbers(3, 1) == [3.0] and numbers((1, 2), 2) == [1.0, 2.0]
+    one_of("up", ("up", "down"))
 
 
 @pytest.mark.parametrize("number", CASES)

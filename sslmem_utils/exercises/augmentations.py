@@ -6,7 +6,7 @@ import pandas as pd
 
 from .. import stats
 from . import exercise
-from .comparing import aligned, near, numbers, word
+from .comparing import aligned, near, numbers, one_of
 
 OWN = "scored with the policy trained with"
 PLACES = ("row", "column", "diagonal")
@@ -18,8 +18,7 @@ def fixed_ruler(answer: object) -> str | None:
     if not isinstance(answer, tuple | list) or len(answer) != 2:
         return "the answer should be two words in brackets."
     for one in answer:
-        if said := word(one, PLACES):
-            return said
+        one_of(one, PLACES)
     fixed, own = answer
     if fixed == "row":
         return "along a row the encoders are the same; which policy are they scored with?"
@@ -36,8 +35,6 @@ def each_ruler(answer: object, cross: pd.DataFrame) -> str | None:
     mean = cross.groupby(["scored", "policy"], sort=False)["auc"].mean().unstack()[list(cross["policy"].unique())]
     wanted = mean.iloc[:, 0] - mean.iloc[:, -1]
     found = aligned(answer, wanted)
-    if isinstance(found, str):
-        return found
     if near(found, wanted):
         return None
     if near(found, -wanted):
@@ -56,8 +53,6 @@ def of_the_ruler(answer: object, slope: pd.DataFrame) -> str | None:
     wide = some.pivot(index="seed", columns="own", values="dose")
     more = stats.interval(wide[False] - wide[True])  # a fall is minus a slope
     wanted, found = [more.mean, more.low, more.high], numbers(answer, 3)
-    if isinstance(found, str):
-        return found
     if near(found, wanted):
         return None
     if near(found, [-more.mean, -more.high, -more.low]):

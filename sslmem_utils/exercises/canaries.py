@@ -15,8 +15,6 @@ NAMES = ["m_rel", "align_f"]
 def most_and_chance(answer: object, images: int, planted: int) -> str | None:
     """Largest recall in the top tenth, and that of chance."""
     found = numbers(answer, 2)
-    if isinstance(found, str):
-        return found
     most = min(1.0, 0.1 * images / planted)
     if near(found, [most, 0.1]):
         return None
@@ -43,8 +41,6 @@ def auc_by_hand(answer: object, scores: pd.DataFrame) -> str | None:
     inside = scores[scores["set"] == "candidate"]
     wanted = _aucs(scores, inside[inside["kind"] == ""])
     found = aligned(answer, wanted)
-    if isinstance(found, str):
-        return found
     if near(found, wanted):
         return None
     if near(found, 1 - wanted):

@@ -10,6 +10,7 @@ from types import EllipsisType
 
 from ..errors import SpecError
 from ..runs.parameters import unknown
+from .comparing import Hint
 
 Judge = Callable[..., str | None]
 _register: dict[str, Judge] = {}
@@ -56,6 +57,8 @@ def check(number: str, answer: object | EllipsisType, **given: object) -> bool:
         return False
     try:
         hint = judges[number](answer, **given)
+    except Hint as said:
+        hint = str(said)
     except Exception:  # whatever a wrong answer leads to
         hint = f"this {type(answer).__name__} is not the kind of answer that is asked for; read the exercise again."
     print(f"{number}: right." if hint is None else f"{number}: not yet. {hint[:1].upper()}{hint[1:]}")

@@ -15,8 +15,6 @@ KEYS = ["dataset", "seed", "replica"]
 def same_encoder(answer: object) -> str | None:
     """The DV score of an encoder against itself."""
     found = numbers(answer, 1)
-    if isinstance(found, str):
-        return found
     return None if found[0] == 0 else "the score is the difference of two accuracies of the very same votes."
 
 
@@ -33,8 +31,6 @@ def mcnemar(answer: object, attacks: pd.DataFrame) -> str | None:
     """Counts of the images that change sides, and McNemar's p, for every pair of encoders."""
     wanted = _tested(attacks, ["candidate", "independent"])
     found = aligned(answer, wanted)
-    if isinstance(found, str):
-        return found
     if near(found, wanted):
         return None
     counts = ["memorized", "misrepresented"]
@@ -57,8 +53,6 @@ def splits(answer: object, tested: pd.DataFrame) -> str | None:
         other[name] = half_width(part["dv"])
     wanted = pd.DataFrame(rows).T
     found = aligned(answer, wanted)
-    if isinstance(found, str):
-        return found
     if near(found, wanted):
         return None
     if near(found, 2 * wanted):

@@ -16,8 +16,6 @@ RATE = 0.01  # of false positives
 def why_delta(answer: object, images: int, delta: float) -> str | None:
     """The smallest epsilon of Gaussian noise without delta, and what a delta may give away."""
     found = numbers(answer, 2)
-    if isinstance(found, str):
-        return found
     if near(found, [math.inf, images * delta]):
         return None
     if found[0] != math.inf:
@@ -34,8 +32,6 @@ def promise(answer: object, private: pd.DataFrame) -> str | None:
     others = 1 - (-private["epsilon"]).map(math.exp) * (1 - private["delta"] - RATE)
     wanted = pd.concat([named, others], axis=1).min(axis=1).clip(upper=1.0)
     found = aligned(answer, wanted)
-    if isinstance(found, str):
-        return found
     if near(found, wanted, 1e-5):
         return None
     if (pd.to_numeric(found, errors="coerce") > 1).any():
@@ -55,8 +51,6 @@ def rates(answer: object, external: int) -> str | None:
 
     k = max(1, round(RATE * external))
     found = numbers(answer, 2)
-    if isinstance(found, str):
-        return found
     if near(found, between(k)):
         return None
     if near([one / 100 for one in found], between(k)):

@@ -8,14 +8,13 @@ import pandas as pd
 
 from ..claims import Verdict
 from . import exercise
-from .comparing import aligned, half_width, near, numbers, word
+from .comparing import aligned, half_width, near, numbers, one_of
 
 
 @exercise("03.1")
 def swapped(answer: object) -> str | None:
     """The verdict when both encoders change their roles and the sets keep their names."""
-    if said := word(answer, get_args(Verdict)):
-        return said
+    one_of(answer, get_args(Verdict))
     if answer == "supported":
         return "the sets keep their names: which of the two encoders has seen the candidates then?"
     if answer != "contradicted":
@@ -36,8 +35,6 @@ def centring(answer: object, scores: pd.DataFrame) -> str | None:
     """Half widths with and without the control."""
     wanted = _widths(scores)
     found = aligned(answer, wanted)
-    if isinstance(found, str):
-        return found
     if near(found, wanted):
         return None
     if near(found, 2 * wanted):
@@ -55,8 +52,6 @@ def centring(answer: object, scores: pd.DataFrame) -> str | None:
 def four_times(answer: object) -> str | None:
     """By how much t and d change with four times as many images."""
     found = numbers(answer, 2)
-    if isinstance(found, str):
-        return found
     if near(found, (2, 1)):
         return None
     if near(found, (1, 2)):

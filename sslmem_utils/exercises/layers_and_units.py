@@ -51,8 +51,6 @@ def _why(activations: np.ndarray, found: object) -> str:
 def selective(answer: object, images: int) -> str | None:
     """Mean UnitMem of units that know nothing."""
     found = numbers(answer, 1)
-    if isinstance(found, str):
-        return found
     rng = np.random.default_rng(1)
     if near(found, [_unitmem(rng.exponential(size=(images, DRAWS))).mean()], 0.03):
         return None
@@ -68,8 +66,6 @@ def chance(answer: object, means: pd.DataFrame) -> str | None:
     off, root = (some["in_candidates"] - 0.5).abs(), np.sqrt(0.25 / some["units"])
     wanted = (off > 1.96 * root).groupby(some["model"]).mean()
     found = aligned(answer, wanted)
-    if isinstance(found, str):
-        return found
     if near(found, wanted):
         return None
     if near(found, 1 - wanted):

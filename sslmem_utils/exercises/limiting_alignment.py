@@ -15,8 +15,6 @@ def sign_of_the_term(answer: object, sign: pd.DataFrame) -> str | None:
     angles = sign.set_index(sign.columns[0])
     wanted = [float(angles[name].idxmin()) for name in angles]
     found = numbers(answer, 2)
-    if isinstance(found, str):
-        return found
     if near(found, wanted):
         return None
     if near(found, wanted[::-1]):
@@ -34,8 +32,6 @@ def partial(answer: object, arms: pd.DataFrame) -> str | None:
 
     wanted = each("candidate", ["align_external"])
     found = aligned(answer, wanted)
-    if isinstance(found, str):
-        return found
     if near(found, wanted):
         return None
     if near(found, each("candidate", [])):

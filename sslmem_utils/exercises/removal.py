@@ -8,14 +8,13 @@ import pandas as pd
 
 from .. import removal
 from . import exercise
-from .comparing import aligned, half_width, near, word
+from .comparing import aligned, half_width, near, one_of
 
 
 @exercise("10.1")
 def better_ranking(answer: object) -> str | None:
     """What `taken` does when the images are chosen by a better ranking."""
-    if said := word(answer, ("rises", "falls", "stays")):
-        return said
+    one_of(answer, ("rises", "falls", "stays"))
     if answer != "stays":
         return "`taken` is the mean score of the removed images, in the very scores that chose them."
     return None
@@ -39,8 +38,6 @@ def pairing(answer: object, primary: pd.DataFrame) -> str | None:
     """Half widths with and without the pairing."""
     wanted = _halves(primary)
     found = aligned(answer, wanted)
-    if isinstance(found, str):
-        return found
     if near(found, wanted):
         return None
     if near(found, 2 * wanted):
@@ -59,8 +56,6 @@ def seeds(answer: object, effect: pd.DataFrame) -> str | None:
     """Seeds that half a point takes."""
     table = removal.needed(effect, 0.5, ["dataset"]).set_index("dataset")
     found = aligned(answer, table["seeds"])
-    if isinstance(found, str):
-        return found
     if near(found, table["seeds"]):
         return None
     if near(found, 8 * (table["sd"] / 0.5) ** 2, 0.02):

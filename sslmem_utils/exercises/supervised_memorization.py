@@ -15,8 +15,6 @@ MANY = 4000  # networks of the original study
 def values(answer: object, images: pd.DataFrame) -> str | None:
     """How many values label memorization can take."""
     found = numbers(answer, 1)
-    if isinstance(found, str):
-        return found
     without, within = int(images["supervised_n_out"].max()), int(images["supervised_n_in"].max())
     if found[0] == without + 1:
         return None
@@ -33,8 +31,6 @@ def error_bound(answer: object, members: int, fraction: float) -> str | None:
     t, p = np.array([members, 2 * members, MANY]), min(fraction, 1 - fraction)
     wanted = np.exp(-p * t / 16) / 2 + 1 / (p * t) + 1 / ((1 - p) * t)
     found = numbers(answer, 3)
-    if isinstance(found, str):
-        return found
     if near(found, np.sqrt(wanted)):
         return None
     if near(found, wanted):
@@ -53,8 +49,6 @@ def ceiling(answer: object, agreement: pd.DataFrame, a: str, b: str) -> str | No
     product = of(a, a) * of(b, b)
     wanted = of(a, b) / product.where(product > 0) ** 0.5
     found = aligned(answer, wanted)
-    if isinstance(found, str):
-        return found
     if near(found, wanted):
         return None
     if near(found, of(a, b)):
