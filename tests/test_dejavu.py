@@ -21,6 +21,11 @@ def base(**changes: object) -> TrainSpec:
     return recipe("digits", **{"shared": 30, "candidate": 30, "external": 40, "epochs": 3, "batch": 30} | changes)
 
 
+def base_vit() -> TrainSpec:
+    vit = EncoderSpec(name="vit", options={"patch": 2, "width": 16, "depth": 1})
+    return base(method="mae", encoder=vit, epochs=1)
+
+
 def image_set(pixels: torch.Tensor) -> ImageSet:
     n = len(pixels)
     return ImageSet("made", pixels, torch.arange(n), torch.zeros(n, dtype=torch.int64), np.arange(n), ("one",), "print")
@@ -100,6 +105,8 @@ def test_visible_patches_are_counted_and_stay_in_place() -> None:
     [
         (lambda: Background.of_boxes([(2, 0, 9, 4)], (8, 8)), "box .* inside the image of 8 x 8"),
         (lambda: Background.of_boxes([(2, 3, 2, 4)], (8, 8)), "box .* inside the image"),
+        (lambda: Background.of_boxes([(1.5, 0, 4, 4)], (8, 8)), "in whole pixels, found"),
+        (lambda: Background.of_boxes([(1, 0, 4)], (8, 8)), "box \\(left, top, right, bottom\\)"),
         (lambda: Background.of_masks({}), "masks must all have"),
         (lambda: Centred(side=1.0), "less than 1"),
         (lambda: Corner(side=0.1).usable(data.load(DatasetSpec()), np.arange(2)), "2 pixels a side"),
@@ -110,13 +117,17 @@ def test_visible_patches_are_counted_and_stay_in_place() -> None:
         (lambda: dejavu.attack(base(), 0, Corner(side=0.5), [5, 1668]), "k must be 1 to 1667.*, found 5, 1668; lower"),
         (lambda: dejavu.attacks(base(), range(2), Corner(side=0.5), [0]), "k must be 1 to 1667"),
         (lambda: dejavu.attack(base(), 0, Corner(side=0.5), []), "found none"),
+        (lambda: dejavu.attacks(base(), [0], Corner(side=0.5), [5], representation="projectr"), "found 'projectr'"),
+        (lambda: dejavu.attacks(base(), [0], Visible(patch=2), [5]), "no patches to hide"),
+        (lambda: dejavu.attacks(base_vit(), [0], Visible(patch=4), [5]), "reads 16 patches an image, found .* over 4"),
         (lambda: dejavu.attack(base(), 0, Centred(side=0.9), [5]), "none can be attacked"),
         (lambda: dejavu.attacks(base(), range(0), Corner(side=0.5), [1]), "at least one seed"),
         (lambda: dejavu.attack(base(), 0, Background.of_boxes({}, (8, 8)), [5]), "none can be attacked"),
         (lambda: dejavu.public(base(), 0), "found a limit of 0"),
     ],
 )
-def test_wrong_use_is_said_in_one_sentence(call, words: str) -> None:
+def test_wrong_use_is_said_in_one_sentence(call, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "train_all", None)  # said before anything is trained
     with pytest.raises((SpecError, DataError), match=words) as caught:
         call()
     assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
@@ -277,12 +288,8 @@ def test_equal_encoders_have_a_score_of_exactly_zero(tmp_path, monkeypatch: pyte
 
 
 def test_visible_patches_of_a_vit(tmp_path) -> None:
-    vit = EncoderSpec(name="vit", options={"patch": 2, "width": 16, "depth": 1})
-    some = base(method="mae", encoder=vit, epochs=1)
-    found = dejavu.attack(some, 0, Visible(patch=2), [5], store=Store(tmp_path), limit=200)
+    found = dejavu.attack(base_vit(), 0, Visible(patch=2), [5], store=Store(tmp_path), limit=200)
     assert len(found) == 130 and set(found["public"]) == {200}
-    with pytest.raises(SpecError, match="no patches to hide"):
-        dejavu.attack(base(epochs=1), 0, Visible(patch=2), [5], store=Store(tmp_path))
 
 
 def test_images_without_a_background_are_left_out(tmp_path) -> None:

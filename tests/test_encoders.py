@@ -413,8 +413,12 @@ def test_impossible_masks_and_sizes_are_refused() -> None:
     uneven[0] = False
     every = torch.ones_like(hidden)
     refused(SpecError, "equally many of the 64 patches", "found 32 to 64", when=lambda: vit.features(x, "cls", uneven))
-    refused(SpecError, "found 8 to 8 of 16", when=lambda: vit.features(x, "cls", pattern(4, 16, 8)))
-    refused(SpecError, "found 0 to 0 of 64", when=lambda: vit.tokens_of(x, every))
+    refused(
+        SpecError,
+        "reads 64 patches an image, found a mask over 16",
+        when=lambda: vit.features(x, "cls", pattern(4, 16, 8)),
+    )
+    refused(SpecError, "found 0 to 0", when=lambda: vit.tokens_of(x, every))
     refused(SpecError, "choose pooled or mean_patch", when=lambda: vit.features(x, "tokens", hidden))
     refused(SpecError, "found images of 18x18 pixels and patch 4", when=lambda: vit(images(4, (3, 18, 18))))
     cnn = build("cnn")

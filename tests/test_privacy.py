@@ -67,6 +67,12 @@ def test_what_private_training_cannot_do_is_refused(change: dict) -> None:
         base().but(private=HUGE, **change)
 
 
+def test_a_grid_that_does_not_divide_the_images_is_refused() -> None:
+    for grid in (0, 3):
+        with pytest.raises(SpecError, match=f"grid must divide the side of the images, 8 pixels, found {grid}"):
+            base(grid=grid)
+
+
 # ---------------------------------------------------------------- steps
 @pytest.mark.parametrize("method", ["mae", "supervised"])
 def test_without_noise_and_with_a_huge_norm_it_is_plain_training(method: str) -> None:
@@ -212,6 +218,15 @@ def test_epsilon_is_that_of_an_independent_accountant(
     found = privacy.epsilon(spec, delta)
     assert found == pytest.approx(rdp, rel=1e-3)
     assert pld <= found < 1.15 * pld  # a tighter accountant finds less, hence ours is an upper bound
+
+
+# The budgets that the page reports: RDP of dp-accounting (which leaves out the orders between 1 and 2 here), and PLD
+@pytest.mark.parametrize(
+    ("noise", "rdp", "pld"), [(9.04, 8.04794346857, 7.1942542414), (4.585, 20.0486468566, 18.275897093)]
+)
+def test_reported_budgets_lie_between_those_of_two_other_accountants(noise: float, rdp: float, pld: float) -> None:
+    spec = base(candidate=50, batch=25, epochs=600, private=PrivateSpec(noise=noise))
+    assert pld < privacy.epsilon(spec, 1e-3) <= rdp < 1.01 * privacy.epsilon(spec, 1e-3)
 
 
 def test_epsilon_agrees_with_dp_accounting_where_it_is_installed() -> None:

@@ -282,6 +282,16 @@ def test_the_units_to_prune() -> None:
         units.chosen(table, "most", 1.0)
 
 
+def test_what_cannot_be_measured_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "train", None)
+    with pytest.raises(SpecError, match="found 'most', 1.5 and 'layer'"):
+        units.pruned(base(width=16), shares=[1.5])
+    with pytest.raises(SpecError, match="found 'most', 0.1 and 'block'"):
+        units.pruned(base(width=16), scopes=["block"])
+    with pytest.raises(SpecError, match="views must be 0 .* found -1"):
+        units.of(base(width=16), views=-1)
+
+
 def test_whole_units_are_switched_off() -> None:
     images = data.load(base().dataset).images[:6].float() / 255
     for spec, layer in ((base(encoder="cnn", width=4), "stages.1"), (base(width=16), "blocks.1"),

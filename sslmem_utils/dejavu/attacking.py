@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ def attacks(
         raise SpecError("an attack needs at least one seed, found none; raise `seeds`.")
     asked = _asked(base, view, ks, **options)
     for seed in seeds:  # said before anything is trained
-        _prepared(pairs.pair_specs(base, seed)[0], asked)
+        _tried(pairs.pair_specs(base, seed)[0], asked)
     each = [pairs.pair_specs(base, seed, replica=replica, replicas=replicas) for seed, replica in plan]
     missing = [spec for pair in each for spec in pair if store.get(KIND, asked.name(spec)) is None]
     if missing:
@@ -80,16 +81,15 @@ def attack(
 
     SpecError for k above the public set, DataError for one without labels, and the errors of the view.
     """
-    store, ks = store or Store(), sorted({int(k) for k in ks})
-    asked = _asked(base, view, ks, representation, normalize, limit)
+    store, asked = store or Store(), _asked(base, view, ks, representation, normalize, limit)
     f, g = pairs.pair_specs(base, seed, replica=replica, replicas=replicas)
-    given, rows, bank = _prepared(f, asked)
+    given, rows, bank = _tried(f, asked)
     votes = {}
     for who, spec in (("f", f), ("g", g)):
         near, at = asked(spec, store)
         labels, classes = given.images.labels.numpy(), _classes(given.images)
-        votes[who] = {k: vote(labels[bank][at[:, :k]], near[:, :k], labels[rows], classes) for k in ks}
-    return _table(votes, given, rows, ks).assign(seed=seed, replica=replica, public=len(bank))
+        votes[who] = {k: vote(labels[bank][at[:, :k]], near[:, :k], labels[rows], classes) for k in asked.ks}
+    return _table(votes, given, rows, asked.ks).assign(seed=seed, replica=replica, public=len(bank))
 
 
 def public(spec: TrainSpec, limit: int | None = None) -> Int64[np.ndarray, " m"]:
@@ -155,7 +155,16 @@ def _asked(
     limit: int | None = None,
 ) -> _Asked:
     where = representation or recipes.representation(base)
-    return _Asked(view, tuple(sorted({int(k) for k in ks})), where, normalize, limit)
+    return _Asked(view, tuple(sorted({index(k) for k in ks})), where, normalize, limit)
+
+
+def _tried(spec: TrainSpec, asked: _Asked) -> tuple[training.Inputs, Int64[np.ndarray, " n"], Int64[np.ndarray, " m"]]:
+    """`_prepared`, after one image has gone through an untrained encoder: does the view fit it, is there the layer?"""
+    given, rows, bank = _prepared(spec, asked)
+    x, hidden = asked.view(given.images, rows[:1])
+    with torch.no_grad():
+        pairs.untrained(spec).features(x, asked.where, hidden)
+    return given, rows, bank
 
 
 def _prepared(

@@ -9,7 +9,7 @@ from jaxtyping import Bool
 
 from ..errors import DataError
 
-Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; right and bottom are the first ones outside
+Box = Sequence[int | float]  # left, top, right, bottom in whole pixels; right and bottom are the first ones outside
 Rectangle = tuple[int, int, int, int]  # top, left, height, width in pixels
 
 
@@ -42,11 +42,11 @@ def occupied_by(boxes: Sequence[Box], shape: tuple[int, int]) -> Bool[np.ndarray
     height, width = shape
     found = np.zeros(shape, dtype=bool)
     for box in boxes:
-        left, top, right, bottom = box
+        left, top, right, bottom = box if len(box) == 4 and all(one == int(one) for one in box) else (0, 0, 0, 0)
         if not (0 <= left < right <= width and 0 <= top < bottom <= height):
             raise DataError(
-                f"a box (left, top, right, bottom) must lie inside the image of {width} x {height} pixels, found "
-                f"{tuple(box)}; correct it or leave the image out."
+                f"a box (left, top, right, bottom) must lie inside the image of {width} x {height} pixels, in whole "
+                f"pixels, found {tuple(box)}; correct it or leave the image out."
             )
-        found[top:bottom, left:right] = True
+        found[int(top) : int(bottom), int(left) : int(right)] = True
     return found

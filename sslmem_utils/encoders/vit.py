@@ -122,10 +122,15 @@ def _seen(hidden: Bool[Tensor, "b t"], t: int) -> Tensor:
     """Positions (b, 1 + visible) in the token sequence of the class token and the visible patches, in order."""
     visible = (~hidden).sum(1)
     least, most = visible.aminmax()
-    if hidden.shape[1] != t or least != most or not most:
+    if hidden.shape[1] != t:
+        raise SpecError(
+            f"the encoder reads {t} patches an image, found a mask over {hidden.shape[1]}; give the mask the patch of "
+            "the encoder."
+        )
+    if least != most or not most:
         raise SpecError(
             f"hidden must leave equally many of the {t} patches visible in each image, found {int(least)} to "
-            f"{int(most)} of {hidden.shape[1]}; draw it for this patch size, with a mask below 1."
+            f"{int(most)}; draw it with a mask below 1."
         )
     order = hidden.to(torch.uint8).argsort(dim=1, stable=True)[:, : int(most)] + 1
     return torch.nn.functional.pad(order, (1, 0))

@@ -42,7 +42,7 @@ def experiment(
     `recipes.recipe`. SpecError for a grid that does not divide the images.
     """
     side = data.load(DatasetSpec(name=dataset)).shape[1]
-    if side % grid:
+    if grid < 1 or side % grid:
         raise SpecError(f"grid must divide the side of the images, {side} pixels, found {grid}; choose another one.")
     patch = side // grid
     encoder = EncoderSpec(name="vit", options={"patch": patch, "width": width, "depth": depth})

@@ -85,6 +85,12 @@ def as_published(
     return found, float(torch.cat(drifts).max())
 
 
+def check_views(views: int) -> None:
+    """SpecError for a number of views below 0."""
+    if views < 0:
+        raise SpecError(f"views must be 0 (the images themselves) or more, found {views}; raise it.")
+
+
 @torch.no_grad()
 def _mean_activity(
     model: Method,
@@ -97,6 +103,7 @@ def _mean_activity(
     batch: int,
 ) -> dict[str, np.ndarray]:
     """Means over views; `batch` views at a time pass through the model in whatever mode it is."""
+    check_views(views)
     device = next(model.parameters()).device
     key, numbers = seed_of("unit views", images.fingerprint, seed), torch.arange(views, device=device)
     parts: dict[str, list[Tensor]] = {name: [] for name in layers}

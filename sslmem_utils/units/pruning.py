@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -67,11 +68,7 @@ def chosen(
 
     `table`: rows of `of`; UnitMem on the candidates ranks them. Dead units are left in: pruning them changes nothing.
     """
-    if arm not in ARMS or scope not in SCOPES or not 0 < share < 1:
-        raise SpecError(
-            f"pruning takes an arm of {', '.join(ARMS)}, a share between 0 and 1 and the scope layer or total, found "
-            f"{arm!r}, {share!r} and {scope!r}; correct one."
-        )
+    _allowed(arm, share, scope)
     alive = table[(table["images"] == "candidate") & ~table["dead"]].reset_index(drop=True)
     rng = np.random.default_rng(seed_of("prune", seed))
     rank = {"most": -alive["unitmem"], "least": alive["unitmem"], "random": pd.Series(rng.random(len(alive)))}[arm]
@@ -79,6 +76,14 @@ def chosen(
     taken = [rank[group].sort_values(kind="stable").index[: round(share * len(group))] for group in groups]
     some = alive.loc[np.concatenate(taken)]
     return {layer: np.sort(part["unit"].to_numpy()) for layer, part in some.groupby("layer", sort=False)}
+
+
+def _allowed(arm: str, share: float, scope: str) -> None:
+    if arm not in ARMS or scope not in SCOPES or not 0 < share < 1:
+        raise SpecError(
+            f"pruning takes an arm of {', '.join(ARMS)}, a share between 0 and 1 and the scope layer or total, found "
+            f"{arm!r}, {share!r} and {scope!r}; correct one."
+        )
 
 
 def pruned(
@@ -99,6 +104,8 @@ def pruned(
     means over DRAWS choices, which depend on the spec alone. `names`: layers (default: the chain `blocks`). Trains what
     is missing; the result is stored.
     """
+    for share, scope in product(shares, scopes):  # said before anything is trained
+        _allowed(ARMS[0], share, scope)
     store = store or Store()
     order = layers_of(spec, names)
     wanted = list(order.loc[order["chain"] != "parts", "layer"])
@@ -110,7 +117,7 @@ def pruned(
         images, table = probes.sample(spec, fit, test), of(spec, wanted, views=views, store=store)
         model = training.load(spec, store)
         rows = [{"arm": "none", "share": 0.0, "scope": "", **_probe(model, images, table, {})}]
-        for scope, share, arm in [(a, b, c) for a in scopes for b in shares for c in ARMS]:
+        for scope, share, arm in product(scopes, shares, ARMS):
             draws = range(DRAWS if arm == "random" else 1)
             found = [chosen(table, arm, share, scope, seed_of(encoder, draw)) for draw in draws]
             each = pd.DataFrame([_probe(model, images, table, one) for one in found]).mean()

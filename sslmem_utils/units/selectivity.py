@@ -17,7 +17,7 @@ from ..specs import TrainSpec, digest, seed_of
 from ..splits import Split, shuffle_keys
 from ..store import Store
 from ..versions import version_of
-from .activity import VIEWS, activity, as_published
+from .activity import VIEWS, activity, as_published, check_views
 from .depth import layers as layers_of
 
 KIND = "units"  # of artifacts
@@ -86,6 +86,7 @@ def of(
     layer, unit, images, unitmem, unitmem_median, dead, negative, mean (activation), row, label and set of the strongest
     image (row -1 for classes). `untrained`: the encoder before its first step. The result is stored.
     """
+    check_views(views)
     store, wanted = store or Store(), list(layers_of(spec, names)["layer"])
     encoder = training.key(spec, training.split_of(spec).fingerprint)
     name = digest(encoder, wanted, views, untrained, MOST, version_of("units", "views"))
