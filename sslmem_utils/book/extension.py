@@ -19,7 +19,7 @@ from .copies import page, pages
 from .paper import scorecard
 from .sheets import text_pages
 from .speeds import benchmarks, machines
-from .verdicts import best, sources
+from .verdicts import best, deciding, sources
 
 MATHJAX = "tex-svg.js"
 
@@ -59,8 +59,8 @@ def setup(app: Any) -> dict[str, Any]:
             word = nodes.inline("", claims.status(claim))
             link = addnodes.pending_xref("", word, refdoc=self.env.docname, refexplicit=True, refwarn=True, **where)
             link = nodes.inline("", "", link, classes=[f"sslmem-{claim.verdict.replace(' ', '-')}"])
-            value = f"{claim.endpoints[0].value}, " if len(claim.endpoints) == 1 else ""
-            return [link, nodes.Text(f" ({value}{profile})")], []
+            one = deciding(claim)
+            return [link, nodes.Text(f" ({one.name}: {one.value}, {profile})")], []
 
     app.add_role("sslmem-verdict", Verdict())
     text_pages(app)

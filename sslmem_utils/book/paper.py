@@ -11,7 +11,7 @@ from pydantic import ValidationError, model_validator
 from .. import claims, paths
 from ..errors import SpecError
 from ..specs import Spec
-from .verdicts import Source, cell
+from .verdicts import Source, cell, deciding
 
 FILE = "book/claims.yaml"
 UNTESTED = "not tested"
@@ -124,7 +124,7 @@ def _fold(sentence: str, found: _Found, body: str, id_: str) -> str:
     """One claim: its sentence, verdict, value and run in the row, the rest folded."""
     if found:
         source, claim = found[0]
-        style, word, one = _style(claim), claims.status(claim), _deciding(claim)
+        style, word, one = _style(claim), claims.status(claim), deciding(claim)
         name = f"{one.name}: " if len(claim.endpoints) > 1 else ""
         machine = source.of_notebook.get(claim.notebook, "").partition(", commit")[0]
         value = f"{name}{one.value}, n = {one.n}; {source.label} ({machine})"
@@ -134,11 +134,6 @@ def _fold(sentence: str, found: _Found, body: str, id_: str) -> str:
     title += f" [{cell(value)}]{{.sslmem-value}}" if value else ""
     name = f":name: claim-{id_.replace('.', '-')}\n" if id_ else ""
     return f":::::{{dropdown}} {title}\n{name}:class-container: sslmem-claim\n\n{body}\n:::::\n"
-
-
-def _deciding(claim: claims.Claim) -> claims.Endpoint:
-    """The endpoint to show in a row: the first that is as the whole claim is."""
-    return next((one for one in claim.endpoints if one.verdict == claim.verdict), claim.endpoints[0])
 
 
 def _evidence(several: Sequence[_Found]) -> str:

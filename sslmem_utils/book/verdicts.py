@@ -97,6 +97,11 @@ def cell(text: str) -> str:
     return " ".join(text.split()).replace("|", r"\|")
 
 
+def deciding(claim: claims.Claim) -> claims.Endpoint:
+    """The endpoint to show where there is room for one: the first that is as the whole claim is."""
+    return next((one for one in claim.endpoints if one.verdict == claim.verdict), claim.endpoints[0])
+
+
 def best(id_: str) -> tuple[str, claims.Claim]:
     """The largest committed profile that has the claim, and the claim; SpecError when none has it."""
     for source in sources():
