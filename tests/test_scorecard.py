@@ -9,6 +9,7 @@ import yaml
 from projects import TOY, inside, write_notebook
 
 from sslmem_utils import book, claims, paths
+from sslmem_utils.book import verdicts
 from sslmem_utils.errors import SpecError
 from sslmem_utils.runs import tables
 from sslmem_utils.store import write_json
@@ -63,6 +64,25 @@ def test_this_machines_run_comes_before_the_committed_ones(project: Path) -> Non
     row = next(line for line in book.scorecard(book.sources("quick")).splitlines() if "Lines rise." in line)
     assert "[inconclusive]" in row and "here, quick" in row
     assert "here, " not in book.scorecard(book.sources())
+
+
+def test_the_primaries_of_a_part_are_one_family(project: Path) -> None:
+    clear = [0.4, 1.0, 1.8, 1.2]  # p is 0.06 in a family of two of its kind, 0.03 alone
+    for name in ("02_toy", "03_toy"):
+        endpoint = claims.measure("slope", clear, 0.1)
+        found = claims.judge(f"{name[:2]}.1", "It rises.", endpoint, notebook=name, profile="gpu")
+        record = {"commit": "abc123", "created": "2026-01-02T03:04:05", "hardware": {"cpu": "Toy", "cores": 1}}
+        write_json(paths.RESULTS / name / "gpu" / tables.CLAIMS, record | {"claims": [found.model_dump(mode="json")]})
+    survive = {}
+    for apart in (True, False):
+        parts = [["02_toy"], ["03_toy"]] if apart else [["02_toy", "03_toy"]]
+        parts = [{"caption": str(part), "chapters": [{"file": f"notebooks/{name}"} for name in part]} for part in parts]
+        (project / "_toc.yml").write_text(yaml.safe_dump({"parts": parts}))
+        verdicts._parts.cache_clear()
+        verdicts._read.cache_clear()
+        source = next(one for one in book.sources() if "gpu" in one.label)
+        survive[apart] = [claim.survives for claim in source.claims]
+    assert survive == {True: [True, True], False: [False, False]}
 
 
 def test_the_tally_counts_the_papers_claims(project: Path) -> None:

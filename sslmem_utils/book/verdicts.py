@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import yaml
+
 from .. import batch, claims, paths, runs
 from ..errors import SpecError
 from ..runs import display, tables
@@ -56,8 +58,24 @@ def _read(label: str, files: tuple[tuple[Path, int], ...]) -> Source:
         source.claims += found
         made = f"{runs.machine(record)}, commit {record.get('commit')}, {str(record.get('created'))[:10]}"
         source.of_notebook |= dict.fromkeys((claim.notebook for claim in found), made)
-    source.claims = claims.adjust(source.claims)
+    parts, order = _parts(paths.ROOT / "_toc.yml"), {claim.id: place for place, claim in enumerate(source.claims)}
+    families: dict[str, list[claims.Claim]] = {}
+    for claim in source.claims:
+        families.setdefault(parts.get(claim.notebook, ""), []).append(claim)
+    adjusted = [claim for family in families.values() for claim in claims.adjust(family)]
+    source.claims = sorted(adjusted, key=lambda claim: order[claim.id])
     return source
+
+
+@functools.cache
+def _parts(file: Path) -> dict[str, str]:
+    """The part of each notebook: the primaries of a part are one family of tests (without a book, all are)."""
+    toc = yaml.safe_load(file.read_text()) if file.exists() else {"parts": []}
+    return {
+        chapter["file"].removeprefix("notebooks/"): part["caption"]
+        for part in toc["parts"]
+        for chapter in part["chapters"]
+    }
 
 
 def everything(profile: str = "") -> list[Source]:
