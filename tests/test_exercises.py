@@ -36,13 +36,13 @@ def two(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_right_wrong_and_no_answer(two: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert check("99.1", 2) and not check("99.1", 3) and not check("99.1", ...)
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == "99.1: right." and said[1] == "99.1: not yet. Count again." and "no answer yet" in said[2]
+    assert said[0] == "99.1: right." and said[1] == "99.1: not yet: count again." and "no answer yet" in said[2]
     assert check("99.2", 3, table=pd.DataFrame(index=range(3)))
 
 
 def test_answers_of_another_kind_are_refused_in_a_sentence(two: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert not check("99.1", "two")
-    assert "This str is not the kind of answer" in capsys.readouterr().out
+    assert "this str is not the kind of answer" in capsys.readouterr().out
 
 
 def test_unknown_numbers_and_missing_tables(two: None) -> None:

@@ -125,9 +125,8 @@ def _fold(sentence: str, found: _Found, body: str, id_: str) -> str:
     if found:
         source, claim = found[0]
         style, word, one = _style(claim), claims.status(claim), deciding(claim)
-        name = f"{one.name}: " if len(claim.endpoints) > 1 else ""
         machine = source.of_notebook.get(claim.notebook, "").partition(", commit")[0]
-        value = f"{name}{one.value}, n = {one.n}; {source.label} ({machine})"
+        value = f"{one.name}: {one.value}, n = {one.n}; {source.label} ({machine})"
     else:
         style, word, value = "sslmem-untested", UNTESTED, ""
     title = f"[{cell(sentence)}]{{.sslmem-sentence}} [{word}]{{.{style}}}"

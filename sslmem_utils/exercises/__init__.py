@@ -2,7 +2,7 @@
 
     from sslmem_utils.exercises import check
 
-    check("03.2", answer, scores=scores)  # "03.2: right.", or "03.2: not yet." and a hint; True or False
+    check("03.2", answer, scores=scores)  # "03.2: right.", or "03.2: not yet: " and a hint; True or False
 
 One module holds the exercises of one page: a function for each, decorated with `exercise`, that takes the answer and
 by name what the page has computed, and returns None where the answer is right, else a hint. What is right is computed

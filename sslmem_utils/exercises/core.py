@@ -61,5 +61,5 @@ def check(number: str, answer: object | EllipsisType, **given: object) -> bool:
         hint = str(said)
     except Exception:  # whatever a wrong answer leads to
         hint = f"this {type(answer).__name__} is not the kind of answer that is asked for; read the exercise again."
-    print(f"{number}: right." if hint is None else f"{number}: not yet. {hint[:1].upper()}{hint[1:]}")
+    print(f"{number}: right." if hint is None else f"{number}: not yet: {hint}")
     return hint is None

@@ -10,7 +10,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..stats import Number, over_seeds, show
-from .style import INK, SEED_LINE, SIZES, colors, end_labels, label, mean_line, panels_of, ready, settled, style
+from .style import (
+    INK,
+    SEED_LINE,
+    SIZES,
+    averaged,
+    colors,
+    end_labels,
+    label,
+    mean_line,
+    panels_of,
+    ready,
+    settled,
+    style,
+)
 
 HEIGHT = 1.9  # inches of one quantity
 
@@ -66,11 +79,11 @@ def along(
     for last, (_, part) in zip(grid[-1], columns, strict=True):
         counts = part.loc[part[panel].astype(str) == rows[-1][0], x].astype(float).unique()
         _ticks(last, sorted(counts.tolist()), float(part[x].min()))
-        last.set_xlabel(f"{label(x)}\n(mean and 95 % interval over {seeds})" if seeds else label(x))
+        last.set_xlabel(f"{label(x)}\n({averaged(seeds)})" if seeds else label(x))
     for axes, here in ends.items():  # once all is drawn and the limits are known
         end_labels(axes, here, inks)
     where = [f"{title} {named} from {start:g} on".strip() for title, start in (past or {}).items()]
-    over = f", mean and 95 % interval over {seeds}" if seeds else ""
+    over = f", {averaged(seeds)}" if seeds else ""
     return settled(figure, f"Against {label(x)}{over}: {'; '.join([*said, *where])}.")
 
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..stats import over_seeds, show
-from .style import SIZES, colors, label, panels_of, ready, settled, style
+from .style import SIZES, averaged, colors, label, panels_of, ready, settled, style
 
 HEIGHT = 2.5  # inches of one row of panels
 
@@ -48,7 +48,7 @@ def against(
         line[0].set_ylabel(label(y))
         line[0].set_title(label(title))
     handles = [grid[0][0].plot([], [], "o-", color=inks[name], ms=5, label=label(name))[0] for name in names]
-    over = f"mean and 95 % interval over {seeds}" if seeds else ""
+    over = averaged(seeds) if seeds else ""
     figure.legend(handles=handles, loc="outside lower center", ncols=len(names), title=over or None)
     return settled(figure, f"{label(y)} against {', '.join(quantities.values())}{', ' + over if over else ''}; x with "
                            f"y, from the smallest dose to the largest: {'; '.join(said)}.")  # fmt: skip

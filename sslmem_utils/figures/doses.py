@@ -15,6 +15,7 @@ from .style import (
     INK,
     SEED_LINE,
     SIZES,
+    averaged,
     colors,
     end_labels,
     label,
@@ -61,7 +62,7 @@ def dose_response(
             texts = [f"{show(tip['mean'], tip['low'], tip['high'])} at {_word(tip['at'], words)}" for tip in tips]
             said.append(" ".join(filter(None, [label(title), label(name), " and ".join(texts)])))
         _ticks(axes, sorted(table["at"].unique().tolist()), words)
-        axes.set(xlabel=f"{label(x)}\n(mean and 95 % interval over {seeds})" if seeds else label(x), title=label(title))
+        axes.set(xlabel=f"{label(x)}\n({averaged(seeds)})" if seeds else label(x), title=label(title))
     if reference is not None:
         inks[reference[0]] = INK
         said.append(f"{reference[0]} {reference[1]:g}")
@@ -70,7 +71,7 @@ def dose_response(
             axes.axhline(reference[1], **DASHED)
             here[reference[0]] = float(reference[1])
         end_labels(axes, here, inks)
-    over = f", mean and 95 % interval over {seeds}" if seeds else ""
+    over = f", {averaged(seeds)}" if seeds else ""
     return settled(figure, f"{label(value)} against {label(x)}{over}: {'; '.join(said)}.")
 
 

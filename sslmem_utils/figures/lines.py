@@ -15,6 +15,7 @@ from .style import (
     SEED_LINE,
     SIZES,
     VERMILLION,
+    averaged,
     colors,
     end_labels,
     label,
@@ -70,7 +71,7 @@ def convergence(
         low, high = axes.get_ylim()
         axes.set_ylim(max(low, bounds[0]), min(high, bounds[1]))
     end_labels(axes, ends, inks)
-    over = f"mean and 95 % interval over {seeds}" if seeds else ""
+    over = averaged(seeds) if seeds else ""
     axes.set(xlabel=f"{label(x)}\n({over})" if over else label(x), ylabel=label(y))
     return settled(figure, f"{label(y)} against {label(x)}{f', {over}' if over else ''}: {'; '.join(said)}.")
 
@@ -99,7 +100,7 @@ def curves(table: pd.DataFrame, points: pd.DataFrame | None = None, xlabel: str 
             place = {"transform": axes.get_xaxis_transform(), "clip_on": False, "zorder": 5}
             place |= {"ms": 8, "mec": "none", "color": colors([name])[name]}
             handles[name] = axes.plot(rows["x"], np.full(len(rows), 0.02), "^", **place)[0]
-        axes.set(xlabel=f"{xlabel}\n(mean and 95 % interval over {seeds})" if seeds else xlabel, title=label(panel))
+        axes.set(xlabel=f"{xlabel}\n({averaged(seeds)})" if seeds else xlabel, title=label(panel))
     for axes in grid if len(names) > 1 else ():  # once all panels have been drawn and the y axis they share is known
         end_labels(axes, ends[axes], inks)
     if handles:

@@ -160,7 +160,7 @@ def gallery(
     """The most and the least memorized images (highest and lowest of another `value`), two rows a group, scores below.
 
     `images` is (n, c, h, w) uint8 with c of 1 or 3; `scores` (n,); `p_top` (n,) is P(the image is in the top decile)
-    over seeds (`stats.top_probability`); `groups` (n,) names the pair of rows an image belongs to, a class say.
+    over seeds (`stats.top_probability`; NaN: not known); `groups` (n,) names the pair of rows an image belongs to.
     """
     scores, names = np.asarray(scores, dtype=float), np.asarray(groups if groups is not None else [""] * len(images))
     right = images.ndim == 4 and images.shape[1] in (1, 3) and images.dtype == np.uint8
@@ -169,7 +169,8 @@ def gallery(
         raise DataError(f"a gallery needs uint8 (n, c, h, w), c of 1 or 3, and n scores, found {found}; convert them.")
     below = [f"{score:.3f}" for score in scores]
     if p_top is not None:
-        below = [f"{text}\nP {share:.2f}" for text, share in zip(below, np.asarray(p_top), strict=True)]
+        shares = ["-" if np.isnan(share) else f"{share:.2f}" for share in np.asarray(p_top, dtype=float)]
+        below = [f"{text}\nP {share}" for text, share in zip(below, shares, strict=True)]
     ends = ("most\nmemorized", "least\nmemorized") if value in ("m", "m_rel") else ("highest", "lowest")
     rows = []
     for name in dict.fromkeys(names.tolist()):

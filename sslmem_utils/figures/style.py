@@ -127,6 +127,11 @@ def ready(table: pd.DataFrame, *columns: str) -> tuple[pd.DataFrame, str]:
     return table, f"{count} seeds" if count > 1 else NO_SEEDS
 
 
+def averaged(seeds: str) -> str:
+    """What a line and its bars are, over so many seeds."""
+    return seeds if seeds == NO_SEEDS else f"mean and 95 % interval over {seeds}"
+
+
 def mean_bar(axes: Axes, y: Number, found: Interval, ink: str) -> None:
     """A mean with its interval over seeds as a horizontal bar."""
     whole = found.low <= found.high  # false for NaN

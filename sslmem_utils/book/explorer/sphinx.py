@@ -133,7 +133,7 @@ def _figure(name: str, figure: Any, caption: str, folder: Path, seen_from: Path)
 
 def _table(found: list[Series]) -> str:
     """The most and the least memorized candidates of every dataset and method: row, class and score of each."""
-    lines = [["dataset", "method", "most memorized", "least memorized"], ["---"] * 4]
+    lines = [["dataset", "method", "highest score", "lowest score"], ["---"] * 4]
     for one in found:
         ends, names = payload.extremes(one, IN_A_CELL), payload.class_names(one.dataset)
         classes = [names[label] if 0 <= label < len(names) else f"class {label}" for label in ends["label"]]
