@@ -278,6 +278,7 @@ def test_gallery_shows_the_extremes_pixel_by_pixel_in_order(channels):
     assert [text for text in texts(svg) if text[:1].isdigit()] == [
         f"{numbers[i]:.3f}" for i in [*order[:3], *order[:-4:-1]]
     ]
+    assert "P -" in texts(figures.to_svg(figures.gallery(images, numbers, np.full(20, np.nan))))
     other = figures.alt(figures.gallery(images, numbers, value="gain"))
     assert "highest" in other and "memorized" not in other
 

@@ -161,9 +161,8 @@ def _asked(
 def _tried(spec: TrainSpec, asked: _Asked) -> tuple[training.Inputs, Int64[np.ndarray, " n"], Int64[np.ndarray, " m"]]:
     """`_prepared`, after one image has gone through an untrained encoder: does the view fit it, is there the layer?"""
     given, rows, bank = _prepared(spec, asked)
-    x, hidden = asked.view(given.images, rows[:1])
     with torch.no_grad():
-        pairs.untrained(spec).features(x, asked.where, hidden)
+        _embedded(pairs.untrained(spec), rows[:1], lambda some: asked.view(given.images, some), asked.where)
     return given, rows, bank
 
 
