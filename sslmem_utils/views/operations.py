@@ -12,7 +12,7 @@ float32 `exp`, for which only the build of PyTorch decides whether those loops a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -25,9 +25,8 @@ from ..specs import ViewSpec
 from .parameters import Draw, draw
 
 # Floats that a CPU works on at a time: with fewer, calls cost more than work; with more, caches overflow.
-BLOCK = 1_000_000
-COMPILED_BLOCK = 200_000  # compiled code has larger temporaries, which would come from the system anew in every call
-_sample_apart = torch.compiler.disable(F.grid_sample)  # compiled for a CPU it takes three times as long
+BLOCK = 600_000
+COMPILED_BLOCK = 400_000  # compiled code has larger temporaries, which would come from the system anew in every call
 LUMA = (0.2989, 0.587, 0.114)  # torchvision's grey value of RGB
 
 
@@ -76,9 +75,11 @@ def _plan(draw: Draw) -> dict[str, Tensor]:
             plan[name] = _sources(corner, side, flips[axis], draw.side[axis], draw.shape[axis + 1])
     if "order" in plan:
         order = plan.pop("order")
-        plan["amount"] = plan.pop("factors").gather(1, order)
-        rest = 1 - plan["amount"]
-        plan["of_mean"], plan["of_grey"] = rest * (order == 1), rest * (order == 2)
+        amount = plan.pop("factors").gather(1, order)
+        rest = 1 - amount
+        plan["blends"] = torch.stack((amount, rest * (order == 1), rest * (order == 2)), 2)
+    elif "hue" in plan:
+        plan["blends"] = plan["hue"].new_empty(len(plan["hue"]), 0, 3)
     return plan
 
 
@@ -116,16 +117,13 @@ def _apply_block(
         for name, axis in (("vertical_flip", -2), ("flip", -1)):
             if name in plan:
                 _change(x, plan[name], lambda part, axis=axis: part.flip(axis))
-    flat = x.flatten(2)
-    if "hue" in plan or "amount" in plan:
-        _colour_jitter(flat, plan)
-    if "grayscale" in plan:
-        _change(flat, plan["grayscale"], lambda part: _grey(part)[:, None].expand_as(part))
+    if "blends" in plan or "grayscale" in plan:
+        (_colours_by_rows if _counts_rows(x) else _colours_of_all)(x.flatten(2), plan)
     if "sigma" in plan:
         _change(x, plan["sigma"] > 0, lambda part, sigma: _blur(part, sigma, kernel), plan["sigma"])
     if "invert" in plan:
         inverted = plan["invert"][:, None, None].to(torch.float32)
-        flat.mul_(1 - 2 * inverted).add_(inverted)
+        x.flatten(2).mul_(1 - 2 * inverted).add_(inverted)
 
 
 def _floats(images: Shaped[Tensor, "n c h w"], height: int, width: int) -> Float32[Tensor, "n c {height} {width}"]:
@@ -162,87 +160,112 @@ def _resized_crops(
     Where views are as large as the image, crops are never larger, so that torchvision's antialiasing changes nothing.
     """
     n, k, c, h, w = out.shape
-    # All views of an image are read as one tall image, so that the image need not be repeated.
-    grid = torch.empty(n, k, h, w, 2, device=out.device)
-    grid[..., 0] = columns.view(n, k, 1, w)
-    grid[..., 1] = rows.view(n, k, h, 1)
-    grid = grid.view(n, k * h, w, 2)
     images = _floats(images, *map(_padded, images.shape[2:]))
-    sample = _sample_apart if images.device.type == "cpu" else F.grid_sample
-    crops = sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    sample = _sample_apart if images.device.type == "cpu" else _sample
+    crops = sample(images, rows.view(n, -1, 1), columns.view(n, k, w))
     torch.clamp(crops.view(n, c, k, h, w).transpose(1, 2), 0, 1, out=out)  # weights may add up to 1 + 1e-7
 
 
-def _grey(x: Float32[Tensor, "b c p"]) -> Float32[Tensor, "b p"]:
-    """Grey values of grey or RGB images."""
-    if x.shape[1] == 1:
-        return x[:, 0]
-    red, green, blue = x.unbind(1)
+def _sample(
+    images: Float32[Tensor, "n c _ _"], rows: Float32[Tensor, "n kh 1"], columns: Float32[Tensor, "n k w"]
+) -> Float32[Tensor, "n c kh w"]:
+    """All views of each image as one tall image, so that the image need not be repeated."""
+    n, k, w = columns.shape
+    # Pairs (column, row) = (column, 0) + row (0, 1): exact, and written in one go.
+    pairs = F.pad(columns[..., None], (0, 1)).view(n, k, 1, 2 * w)
+    pairs = torch.addcmul(pairs, rows.view(n, k, -1, 1), torch.arange(2.0, device=rows.device).repeat(w))
+    return F.grid_sample(images, pairs.view(n, -1, w, 2), mode="bilinear", padding_mode="border", align_corners=False)
+
+
+_sample_apart = torch.compiler.disable(_sample)  # compiled for a CPU it takes three times as long
+
+
+def _colours_by_rows(x: Float32[Tensor, "b c p"], plan: dict[str, Tensor]) -> None:
+    """Colour jitter, each sample in its own order, and grayscale, in place, of the samples that have them."""
+    if "hue" in plan:  # sorted by when the hue comes, each hue shift is one slice
+        rows = plan["hue_at"].argsort()
+        passes = plan["blends"].shape[1]
+        ends = plan["hue_at"].bincount(minlength=passes + 2).cumsum(0).tolist()[:-1]
+        rows = rows[: ends[-1]]
+        chosen, hue, blends = (values.index_select(0, rows) for values in (x, plan["hue"], plan["blends"]))
+        planes = chosen.unbind(1)
+        for at, (start, end) in enumerate(pairwise([0, *ends])):
+            if end > start:
+                part = [plane[start:end] for plane in planes]
+                for plane, shifted in zip(part, _shift_hue(part, hue[start:end]), strict=True):
+                    plane.copy_(shifted)
+            if at < passes:
+                _blend_(planes, blends[:, at])
+        x.index_copy_(0, rows, chosen)
+    elif "blends" in plan:
+        for blend in plan["blends"].unbind(1):
+            _blend_(x.unbind(1), blend)
+    if "grayscale" in plan:
+        _change(x, plan["grayscale"], lambda part: _grey(part.unbind(1))[:, None].expand_as(part))
+
+
+def _colours_of_all(x: Float32[Tensor, "b c p"], plan: dict[str, Tensor]) -> None:
+    """The same where rows are not counted: operations that a sample does not have leave it as it is."""
+    planes = [plane.clone() for plane in x.unbind(1)]  # tensors of their own, which a compiler keeps in registers
+    blends = plan.get("blends", x.new_empty(len(x), 0, 3))
+    if "hue" in plan:  # between two rounds of blends, which cost less than the hue
+        nothing = torch.tensor([1.0, 0.0, 0.0], device=x.device)
+        early = (plan["hue_at"][:, None] > torch.arange(blends.shape[1], device=x.device))[..., None]
+        for blend in torch.where(early, blends, nothing).unbind(1):
+            _blend_(planes, blend)
+        shifted = _shift_hue(planes, plan["hue"])
+        on = (plan["hue_at"] <= blends.shape[1])[:, None]
+        planes = [torch.where(on, new, plane) for new, plane in zip(shifted, planes, strict=True)]
+        blends = torch.where(early, nothing, blends)
+    for blend in blends.unbind(1):
+        _blend_(planes, blend)
+    if "grayscale" in plan:
+        grey = _grey(planes)
+        planes = [torch.where(plan["grayscale"][:, None], grey, plane) for plane in planes]
+    x.copy_(torch.stack(planes, 1))
+
+
+def _grey(planes: Sequence[Float32[Tensor, "b p"]]) -> Float32[Tensor, "b p"]:
+    """Grey values of grey or RGB images, given as planes."""
+    if len(planes) == 1:
+        return planes[0]
+    red, green, blue = planes
     return (red * LUMA[0]).add_(green * LUMA[1]).add_(blue * LUMA[2])
 
 
-def _colour_jitter(x: Float32[Tensor, "b c p"], plan: dict[str, Tensor]) -> None:
-    """Colour jitter in place, each sample in its own order: linear operations with the hue in between."""
-    linear = [plan[name] for name in ("amount", "of_mean", "of_grey") if "amount" in plan]
-    passes = linear[0].shape[1] if linear else 0
-    if "hue" not in plan:
-        for at in range(passes):
-            _blend_(x, *(values[:, at, None] for values in linear))
-    elif not _counts_rows(x):
-        for at in range(passes + 1):
-            _change(x, plan["hue_at"] == at, _shift_hue, plan["hue"])
-            if at < passes:
-                _blend_(x, *(values[:, at, None] for values in linear))
-    else:  # sorted by when the hue comes, each hue shift is one slice, and samples without jitter are left out
-        rows = plan["hue_at"].argsort()
-        ends = plan["hue_at"].bincount(minlength=passes + 2).cumsum(0).tolist()
-        hue, *linear = (values.index_select(0, rows) for values in (plan["hue"], *linear))
-        chosen = x.index_select(0, rows)
-        for at, (start, end) in enumerate(pairwise([0, *ends[:-1]])):
-            if end > start:
-                _shift_hue(chosen[start:end], hue[start:end], out=chosen[start:end])
-            if at < passes:
-                _blend_(chosen[: ends[-2]], *(values[: ends[-2], at, None] for values in linear))
-        x.copy_(chosen.index_select(0, rows.argsort()))
-
-
-def _blend_(
-    x: Float32[Tensor, "b c p"],
-    amount: Float32[Tensor, "b 1"],
-    of_mean: Float32[Tensor, "b 1"],
-    of_grey: Float32[Tensor, "b 1"],
-) -> None:
-    """x = clamp(amount x + of_mean mean(grey) + of_grey grey), in place.
+def _blend_(planes: Sequence[Float32[Tensor, "b p"]], blend: Float32[Tensor, "b 3"]) -> None:
+    """x = clamp(amount x + of_mean mean(grey) + of_grey grey), in place, `blend` being the three factors.
 
     Brightness, contrast and saturation are all a x + (1 - a) r, with r = 0, the mean grey value and the grey value, so
     that one pass does a different one of them to every sample.
     """
-    base = _grey(x)
+    amount, of_mean, of_grey = blend[..., None].unbind(1)
+    base = _grey(planes)
     mean = base.mean(1, keepdim=True).mul_(of_mean)
-    base = base.mul_(of_grey).add_(mean) if x.shape[1] == 3 else mean
-    x.mul_(amount[:, None]).add_(base[:, None]).clamp_(0, 1)
+    base = base.mul_(of_grey).add_(mean) if len(planes) == 3 else mean
+    for plane in planes:
+        plane.mul_(amount).add_(base).clamp_(0, 1)
 
 
-def _shift_hue(
-    x: Float32[Tensor, "b 3 p"], shift: Float32[Tensor, " b"], out: Float32[Tensor, "b 3 p"] | None = None
-) -> Float32[Tensor, "b 3 p"]:
-    """RGB with the hue rotated by `shift` turns.
+def _shift_hue(planes: Sequence[Float32[Tensor, "b p"]], shift: Float32[Tensor, " b"]) -> list[Float32[Tensor, "b p"]]:
+    """The planes of RGB images with the hue rotated by `shift` turns.
 
     Without branches: with H the angular distance from red in sixths of a turn, H (max - min) equals
     g + b - r + max - 2 min in every sector, and the sign of g - b tells the side. A rotated channel is the maximum
     where the hue is within 1/6 turn of its own colour, the minimum beyond 2/6, and linear in between.
     """
-    red, green, blue = x.unbind(1)
+    red, green, blue = planes
     high = torch.maximum(torch.maximum(red, green), blue)
     low = torch.minimum(torch.minimum(red, green), blue)
     span = high - low
     angle = (green + blue).sub_(red).add_(high).sub_(low * 2).div_(span.clamp(min=1e-20)).mul_(1 / 6)
     angle.copysign_(green - blue)
-    own = torch.tensor([0.0, 1 / 3, 2 / 3], device=x.device)
-    away = angle[:, None] + (shift[:, None] - own)[..., None]  # turns from each channel's own colour
-    away.sub_(away.round()).abs_()
-    away.mul_((span * -6)[:, None]).add_(span.mul_(2).add_(low)[:, None])
-    return torch.clamp(away, low[:, None], high[:, None], out=out)
+    slope, start = span * -6, span.mul(2).add_(low)
+    found = []
+    for own in (0.0, 1 / 3, 2 / 3):
+        away = angle + (shift - own)[:, None]  # turns from the channel's own colour
+        found.append(away.sub_(away.round()).abs_().mul_(slope).add_(start).clamp_(low, high))
+    return found
 
 
 def _blur(x: Float32[Tensor, "b c h w"], sigma: Float32[Tensor, " b"], kernel: int) -> Float32[Tensor, "b c h w"]:
