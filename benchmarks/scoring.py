@@ -1,4 +1,4 @@
-"""Scoring on one core, K = 10 views: `scoring.align` of f and g against the official script's way, image by image."""
+"""Scoring on one core, K = 10 views: `scoring.align_each` of f and g against the official script, image by image."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def align(pair: tuple[Method, Method], images: torch.Tensor, comparison: str = "
     """Ours: the alignment of every image under f and under g."""
     spec = ScoreSpec(views=K, comparison=comparison, compute=cases.compute_on_cpu())
     ids, view = torch.arange(len(images)), cases.policy(tuple(images.shape[1:]))
-    found = (scoring.align(one, images, ids, spec, view=view, fingerprint="benchmark") for one in pair)
+    found = scoring.align_each(pair, images, ids, spec, view=view, fingerprint="benchmark")
     return [torch.tensor(one["align"].to_numpy()) for one in found]
 
 

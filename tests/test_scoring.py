@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from sslmem_utils import encoders, scoring, splits, views
+from sslmem_utils.encoders.parts import folded
 from sslmem_utils.errors import DataError, SpecError
+from sslmem_utils.scoring import alignment
 from sslmem_utils.specs import SETS, EncoderSpec, ScoreSpec, SplitSpec, ViewSpec
 
 DISTANCES = ("l2", "cosine", "l1", "angular")
@@ -148,6 +150,18 @@ def test_alignment_agrees_with_a_direct_float64_computation(distance: str) -> No
     np.testing.assert_allclose(scoring.align_features(z, distance)["align"], direct, rtol=1e-6)
 
 
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_wide_representations_have_the_distances_of_narrow_ones(distance: str, monkeypatch) -> None:
+    z = torch.randn(3, 8, 200, generator=torch.Generator().manual_seed(0))
+    z[1, 5] = z[1, 2]
+    found = {}
+    for way, least in (("image by image", 0), ("all at once", math.inf)):
+        monkeypatch.setattr(alignment, "PDIST", least)
+        found[way] = alignment._distances(z, distance)
+        assert (found[way].diagonal(dim1=1, dim2=2) == 0).all() and found[way][1, 5, 2] == 0
+    torch.testing.assert_close(*found.values(), rtol=1e-6, atol=1e-6)
+
+
 # 6 ------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("representation", ["tokens", "mean_patch", "cls"])
 def test_vit_tokens_stay_in_position_order(representation: str) -> None:
@@ -251,6 +265,60 @@ def test_every_encoder_sees_the_same_views() -> None:
     assert all(torch.equal(one, other) for one, other in zip(seen[:half], seen[half:], strict=True))
     drawn = views.views(x[:1], ids[:1], VIEW, torch.arange(2), 0)
     assert not torch.equal(drawn[0, 0], drawn[0, 1])
+
+
+@pytest.mark.parametrize("comparison", ["pairs", "anchor"])
+def test_encoders_aligned_together_are_aligned_as_alone(comparison: str) -> None:
+    models = [encoder(), encoder("cnn"), encoder(seed=1)]
+    x, ids = images()
+    spec = ScoreSpec(comparison=comparison)
+    rows = np.arange(40)[::-2]
+    together = scoring.align_each(models, x, ids, spec, view=VIEW, fingerprint="test", rows=rows)
+    for model, found in zip(models, together, strict=True):
+        pd.testing.assert_frame_equal(found, align(model, x, ids, rows=rows, comparison=comparison), check_exact=True)
+
+
+def trained(model: nn.Module) -> nn.Module:
+    """The model with batch norms that have seen data."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight)
+            nn.init.normal_(module.bias)
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.1, 2.0)
+    return model
+
+
+@pytest.mark.parametrize("name", ["cnn", "resnet9", "resnet18", "resnet50"])
+def test_folded_batch_norms_change_a_score_by_rounding_alone(name: str) -> None:
+    model = trained(encoder(name, (3, 16, 16))).double().eval()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    x = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    fast = folded(model)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.modules())
+    torch.testing.assert_close(fast.features(x), model.features(x), rtol=1e-10, atol=1e-10)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    single = trained(encoder(name, (3, 16, 16)))
+    plain = [
+        alignment.align_each([one], *images(8, (3, 16, 16)), ScoreSpec(), view=VIEW, fingerprint="test")
+        for one in (single, Scaled(single, 1.0))
+    ]  # a model of unknown parts stays as it is
+    np.testing.assert_allclose(plain[0][0]["align"], plain[1][0]["align"], rtol=1e-5)
+
+
+def test_what_has_no_batch_norm_after_a_convolution_is_not_copied() -> None:
+    for name, options in (("cnn", {"norm": "group"}), ("mlp", {}), ("vit", {})):
+        model = encoder(name, (3, 8, 8), **options)
+        assert folded(model) is model
+
+
+def test_a_layer_is_scored_as_the_network_has_it() -> None:
+    model = trained(encoder("cnn", (3, 16, 16)))
+    x, ids = images(8, (3, 16, 16))
+    for layer in [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]:
+        found, same = (align(one, x, ids, representation=f"layer:{layer}") for one in (model, Scaled(model, 1.0)))
+        pd.testing.assert_frame_equal(found, same, check_exact=True)
 
 
 def test_bad_inputs_are_one_sentence_errors() -> None:

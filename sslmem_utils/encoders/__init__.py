@@ -76,7 +76,7 @@ class Encoder(nn.Module, ABC):
 
     def normalised(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Images in [0, 1] as the network reads them."""
-        return (x - self.mean) / self.std
+        return (x - self.mean).div_(self.std)
 
     def features(
         self,

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ import pandas as pd
 import torch
 
 from .. import views as policies
+from ..encoders import LAYER
+from ..encoders.parts import folded
 from ..errors import DataError, SpecError
-from ..scoring import BLOCK, COLUMNS, align, score_table
+from ..scoring import BLOCK, COLUMNS, align_each, score_table
 from ..specs import ComputeSpec, ScoreSpec, ViewSpec, digest
 from ..splits import SETS, Split
 from ..store import Store
@@ -27,6 +30,7 @@ from .adapters import Adapter, NoTokens, evaluated
 from .pictures import Pictures, pictures, set_names
 
 KIND = "own"  # of the artifacts that finished pieces are kept as
+_FILE = "piece.parquet"
 PIECE = 1024  # images of one piece; fewer when they are large
 KEY = "own"  # views depend on this, the view seed and an image's index: equal in every subset of a dataset
 ALONE = "memorization needs a reference encoder g that was trained without the images; alignment alone is reported"
@@ -194,53 +198,56 @@ def _aligned(
 ) -> list[pd.DataFrame]:
     """The alignment table of each encoder, piece by piece; finished pieces are kept in `store` and taken from it."""
     piece = max(16, min(PIECE, _READ // math.prod(found.shape)))
-    known = {adapter.who: adapter.digest() for adapter in adapters} if store is not None else {}
+    known = [adapter.digest() for adapter in adapters] if store is not None else []
+    fast = [folded(one) if one.own and not spec.representation.startswith(LAYER) else one for one in adapters]
     parts: list[list[pd.DataFrame]] = [[] for _ in adapters]
     every = found.ids
     with _watch(len(found) * len(adapters), progress) as watch:
         for start in range(0, len(found), piece):
             rows = np.arange(start, min(start + piece, len(found)))
             x, ids = found.read(rows), every[rows]
-            pixels = hashlib.sha256(x.contiguous().numpy().data).hexdigest() if store is not None else ""
-            for adapter, tables in zip(adapters, parts, strict=True):
 
-                def compute(adapter: Adapter = adapter, x: Any = x, ids: Any = ids, rows: Any = rows) -> pd.DataFrame:
-                    some, done = [slice(at, at + step) for at in range(0, len(rows), step)], []
-                    for part in some:
-                        done.append(_align(adapter, x[part], ids[part], spec, found.index[rows[part]]))
-                        watch(len(done[-1]))
-                    return pd.concat(done, ignore_index=True)
+            def compute(which: list[Adapter], x: Any = x, ids: Any = ids, rows: Any = rows) -> list[pd.DataFrame]:
+                done = []
+                for part in (slice(at, at + step) for at in range(0, len(rows), step)):
+                    done.append(_align(which, x[part], ids[part], spec, found.index[rows[part]]))
+                    watch(sum(map(len, done[-1])))
+                return [pd.concat(tables, ignore_index=True) for tables in zip(*done, strict=True)]
 
-                if store is None:
-                    tables.append(compute().assign(row=rows))
-                    continue
+            if store is None:
+                tables = compute(fast)
+            else:
+                pixels = hashlib.sha256(x.contiguous().numpy().data).hexdigest()
                 setting = (spec.key(), pixels, ids.tolist(), version_of("scoring", "views", "encoders"))
-                name = digest(known[adapter.who], *setting)
-                if store.get(KIND, name) is not None:
-                    watch(len(rows))
-                folder = store.compute(
-                    KIND, name, lambda folder, compute=compute: compute().to_parquet(folder / "piece.parquet"), {}
-                )
-                tables.append(pd.read_parquet(folder / "piece.parquet").assign(row=rows))
+                names = [digest(one, *setting) for one in known]
+                missing = [name for name in dict.fromkeys(names) if store.get(KIND, name) is None]
+                watch(len(rows) * (len(names) - len(missing)))
+                fresh = compute([fast[names.index(name)] for name in missing]) if missing else []
+                for name, table in zip(missing, fresh, strict=True):
+                    store.compute(KIND, name, partial(_keep, table), {})
+                tables = [pd.read_parquet(store.path(KIND, name) / _FILE) for name in names]
+            for table, kept in zip(tables, parts, strict=True):
+                kept.append(table.assign(row=rows))
     return [pd.concat(tables, ignore_index=True) for tables in parts]
 
 
-def _align(adapter: Adapter, x: Any, ids: Any, spec: ScoreSpec, names: np.ndarray) -> pd.DataFrame:
-    """The alignment table of a few images; DataError names the first whose features are not finite."""
+def _keep(table: pd.DataFrame, folder: Path) -> None:
+    table.to_parquet(folder / _FILE)
+
+
+def _align(adapters: list[Adapter], x: Any, ids: Any, spec: ScoreSpec, names: np.ndarray) -> list[pd.DataFrame]:
+    """The alignment tables of a few images; DataError names the first whose features are not finite."""
     try:
-        table = align(adapter, x, ids, spec, view=spec.view, fingerprint=KEY)
-        bad = np.flatnonzero(~np.isfinite(table["align"]))
+        return align_each(adapters, x, ids, spec, view=spec.view, fingerprint=KEY)
     except DataError:
-        if len(x) > 1:
-            for row in range(len(x)):  # the error knows the image by a number that may be made of its name
-                _align(adapter, x[row : row + 1], ids[row : row + 1], spec, names[row : row + 1])
-        bad = np.arange(1)
-    if len(bad):
+        if len(adapters) > 1 or len(x) > 1:  # the error knows the image by a number that may be made of its name
+            for adapter in adapters:
+                for row in range(len(x)):
+                    _align([adapter], x[row : row + 1], ids[row : row + 1], spec, names[row : row + 1])
         raise DataError(
-            f"{adapter.who} gives features of image {names[bad[0]]} that are not finite; leave the image out, or check "
+            f"{adapters[0].who} gives features of image {names[0]} that are not finite; leave the image out, or check "
             "the weights and the normalisation."
-        )
-    return table
+        ) from None
 
 
 def _assembled(tables: list[pd.DataFrame], found: Pictures, names: np.ndarray) -> pd.DataFrame:

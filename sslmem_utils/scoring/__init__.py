@@ -5,7 +5,7 @@ combines rows of the alignment matrix `A[encoder, image]` by the inclusion mask 
 the image was in that encoder's training data. Definition and sets: arXiv 2401.12233, section 3.
 """
 
-from .alignment import BLOCK, align, align_features, jackknife
+from .alignment import BLOCK, align, align_each, align_features, jackknife
 from .estimators import (
     Estimate,
     leave_one_out,
@@ -25,6 +25,7 @@ __all__ = [
     "COLUMNS",
     "Estimate",
     "align",
+    "align_each",
     "align_features",
     "jackknife",
     "leave_one_out",

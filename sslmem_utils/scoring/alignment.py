@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..allocation import keep_freed_memory
+from ..encoders import LAYER, Encoder
+from ..encoders.parts import folded
 from ..errors import DataError, SpecError
+from ..methods import Method
 from ..specs import ScoreSpec, ViewSpec, seed_of
 from ..views import mask as draw_mask
 from ..views import views as draw_views
@@ -19,13 +23,17 @@ from ..views import views as draw_views
 # Rows of one forward pass. Every pass has exactly this many rows (the last one is padded), because matrix kernels
 # choose their order of summation by shape: with one shape an image's features cannot depend on its neighbours.
 BLOCK = 320
+PDIST = 10_000  # from this product k k d on, pdist of one image after the other takes a CPU less time than cdist
 
 
-def _distances(a: Float[Tensor, "n p d"], b: Float[Tensor, "n q d"], distance: str) -> Float[Tensor, "n p q"]:
-    """All distances between the rows of `a` and of `b`; exactly 0 between equal rows, which a Gram form is not."""
+def _distances(
+    a: Float[Tensor, "n p d"], distance: str, b: Float[Tensor, "n q d"] | None = None
+) -> Float[Tensor, "n p q"]:
+    """All distances between the rows of `a` and of `b` (of `a` without it); exactly 0 between equal rows, which a Gram
+    form is not."""
     if distance in ("cosine", "angular"):
-        a, b = (torch.nn.functional.normalize(x, dim=-1) for x in (a, b))
-    direct = torch.cdist(a, b, p=1.0 if distance == "l1" else 2.0, compute_mode="donot_use_mm_for_euclid_dist")
+        a, b = (None if x is None else torch.nn.functional.normalize(x, dim=-1) for x in (a, b))
+    direct = _direct(a, 1.0 if distance == "l1" else 2.0, b)
     match distance:
         case "l1" | "l2":
             return direct
@@ -34,6 +42,16 @@ def _distances(a: Float[Tensor, "n p d"], b: Float[Tensor, "n q d"], distance: s
         case "angular":  # angle over pi, in [0, 1]
             return 2 / math.pi * torch.asin((direct / 2).clamp(max=1))
     raise SpecError(f"distance must be l2, cosine, l1 or angular, found {distance!r}.")
+
+
+def _direct(a: Float[Tensor, "n p d"], power: float, b: Float[Tensor, "n q d"] | None) -> Float[Tensor, "n p q"]:
+    """Distances of the norm of this power."""
+    n, p, d = a.shape
+    if b is not None or a.device.type != "cpu" or p * p * d < PDIST:
+        return torch.cdist(a, a if b is None else b, p=power, compute_mode="donot_use_mm_for_euclid_dist")
+    found, (first, second) = a.new_zeros(n, p, p), torch.triu_indices(p, p, 1)
+    found[:, first, second] = torch.stack([torch.nn.functional.pdist(rows, power) for rows in a])
+    return found + found.mT
 
 
 def align_features(
@@ -50,7 +68,7 @@ def align_features(
     if k < 2:
         raise SpecError(f"alignment compares views in pairs and needs at least 2 of them, found {k}; raise `views`.")
     if clean is not None:
-        d = _distances(clean[:, None], features, distance)[:, 0].double()
+        d = _distances(clean[:, None], distance, features)[:, 0].double()
         total = d.sum(1)
         halves = d[:, 0::2].mean(1), d[:, 1::2].mean(1)
         return {
@@ -59,7 +77,7 @@ def align_features(
             "half_0": halves[0],
             "half_1": halves[1],
         }
-    d = _distances(features, features, distance).double()
+    d = _distances(features, distance).double()
     rows = d.sum(2)
     total = rows.sum(1)
 
@@ -98,7 +116,6 @@ def _blocks(
     return torch.cat(out)
 
 
-@torch.no_grad()
 def align(
     model: torch.nn.Module,
     images: Tensor,
@@ -116,34 +133,63 @@ def align(
     same ones and neither batch size, order nor subset changes a bit on a CPU. Raises DataError when a representation
     is not finite.
     """
+    return align_each([model], images, ids, spec, view=view, fingerprint=fingerprint, rows=rows)[0]
+
+
+@torch.no_grad()
+def align_each(
+    models: Sequence[torch.nn.Module],
+    images: Tensor,
+    ids: Int[Tensor, " n"],
+    spec: ScoreSpec,
+    *,
+    view: ViewSpec,
+    fingerprint: str,
+    rows: np.ndarray | None = None,
+) -> list[pd.DataFrame]:
+    """`align` of several encoders; the views, which they share anyway, are drawn once."""
     keep_freed_memory()
     torch.set_num_threads(spec.compute.threads)
-    model = model.to(spec.compute.device).eval()
+    models = [_ready(model, spec) for model in models]
     half = torch.autocast(spec.compute.device, dtype=torch.bfloat16, enabled=spec.compute.precision == "bf16")
-    rows = np.arange(len(images)) if rows is None else np.asarray(rows)
+    rows = np.arange(len(images)) if rows is None else np.ascontiguousarray(rows)
     device = torch.device(spec.compute.device)
     seed = seed_of("score views", fingerprint, spec.view_seed)
     numbers = torch.arange(spec.views, device=device)
     chunk = max(1, 16 * BLOCK // spec.views)  # images whose views are in memory at a time
-    parts = []
+    parts: list[list[dict[str, Tensor]]] = [[] for _ in models]
     for start in range(0, len(rows), chunk):
         some = torch.as_tensor(rows[start : start + chunk])
         x, key = images[some].to(device), ids[some].to(device)
         with half:
             drawn = draw_views(x, key, view, numbers, seed).flatten(0, 1)
             hidden = draw_mask(view, key, numbers, seed, tuple(images.shape[1:])).flatten(0, 1) if view.mask else None
-            z = _blocks(model, drawn, spec.representation, hidden)
-            clean = _blocks(model, x.float() / 255, spec.representation) if spec.comparison == "anchor" else None
-        if not torch.isfinite(z).all():
-            bad = int(key[~torch.isfinite(z).view(len(some), -1).all(1)][0])
-            raise DataError(f"the representation of image {bad} is not finite; the encoder cannot be scored.")
-        if spec.normalize:
-            z = torch.nn.functional.normalize(z, dim=-1)
-            clean = None if clean is None else torch.nn.functional.normalize(clean, dim=-1)
-        found = align_features(z.unflatten(0, (len(some), -1)), spec.distance, clean)
-        parts.append({name: values.cpu() for name, values in found.items()})
+            clean = x.float() / 255 if spec.comparison == "anchor" else None
+        for model, found in zip(models, parts, strict=True):
+            with half:
+                z = _blocks(model, drawn, spec.representation, hidden)
+                anchor = None if clean is None else _blocks(model, clean, spec.representation)
+            if spec.normalize:
+                z = torch.nn.functional.normalize(z, dim=-1, out=z)
+                anchor = None if anchor is None else torch.nn.functional.normalize(anchor, dim=-1)
+            losses = align_features(z.unflatten(0, (len(some), -1)), spec.distance, anchor)
+            if not (finite := torch.isfinite(losses["align"])).all():
+                bad = int(key[~finite][0])
+                raise DataError(f"the representation of image {bad} is not finite; the encoder cannot be scored.")
+            found.append({name: values.cpu() for name, values in losses.items()})
+    return [_table(rows, found) for found in parts]
+
+
+def _ready(model: torch.nn.Module, spec: ScoreSpec) -> torch.nn.Module:
+    """The model on the device, in evaluation mode; those of this package with their batch norms folded."""
+    model = model.to(spec.compute.device).eval()
+    whole = isinstance(model, Encoder | Method) and not spec.representation.startswith(LAYER)
+    return folded(model) if whole else model
+
+
+def _table(rows: np.ndarray, parts: list[dict[str, Tensor]]) -> pd.DataFrame:
     joined = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
     without = joined.pop("without")
     table = pd.DataFrame({"row": rows, "align": joined["align"], "se_views": jackknife(without), **joined})
-    left_out = {f"without_{j:02d}": without[:, j] for j in range(spec.views)}
+    left_out = {f"without_{j:02d}": without[:, j] for j in range(without.shape[1])}
     return pd.concat([table.loc[:, ~table.columns.duplicated()], pd.DataFrame(left_out)], axis=1)
