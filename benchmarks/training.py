@@ -10,8 +10,11 @@ first round, and batches that the loader got ready while it slept are not in the
 from __future__ import annotations
 
 import itertools
+import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -42,28 +45,50 @@ def tasks(effort: table.Effort, chosen: tuple[Case, ...] = CASES) -> Iterator[tu
 
 
 def compare(case: Case, effort: table.Effort, ours: measure.Crew, theirs: measure.Crew) -> list[table.Row]:
-    """Rates of both sides, their ratio, and the ratio that the measured peak of matrix products would allow."""
+    """Rates of both sides, their ratio, the ratio that the measured peak would allow, and what a compiler adds."""
     compute = cases.compute_on_cpu()
     _, source = cases.pictures(case.shape, 1)
     ours.give(train, *((case, compute, seed) for seed in range(2)))
     theirs.give(usual_training, (case, "cpu", 2, 2))
     images = {"ours": 2 * case.steps() * case.batch, "usual": case.usual * case.batch}
     sides = {"ours": lambda: images["ours"] / ours.seconds(), "usual": lambda: images["usual"] / theirs.seconds()}
-    rates = measure.by_turns(sides, effort.repeats)
+    about = {"setting": f"{compute.precision}, {roofline.where('cpu', 2)}", "images": source}
+    with compiling(case, compute) as (crew, extra):
+        if crew is not None:
+            sides["compiled"] = lambda: images["ours"] / crew.seconds()
+        rates = measure.by_turns(sides, effort.repeats)
     ours.stop(), theirs.stop()
     flops = roofline.flops(case)
     peak = max(roofline.peak("cpu", compute.precision, 2, effort))
-    about = {"setting": f"{compute.precision}, {roofline.where('cpu', 2)}", "images": source}
     rows = table.compared(
         LINE, case.name, "images/s", rates["ours"], rates["usual"], case.target, note=_note(case, compute), **about
     )
     reached = [rate * flops / 1e9 for rate in rates["ours"]]
     bound = [peak * 1e9 / flops / rate for rate in rates["usual"]]
-    return [
-        *rows,
+    rows += [
         table.row(LINE, case.name, "bound", "x", bound, note="ratio at the measured peak of matrix products", **about),
         table.row(LINE, case.name, "achieved", "GFLOP/s", reached, note="views and loop included", **about),
     ]
+    if "compiled" in rates:
+        gain = [one / plain for one, plain in zip(rates["compiled"], rates["ours"], strict=True)]
+        extra.append(table.row(LINE, case.name, "compiled", "x", gain, note="rate over ours not compiled", **about))
+    return rows + extra
+
+
+@contextmanager
+def compiling(case: Case, compute: ComputeSpec) -> Iterator[tuple[measure.Crew | None, list[table.Row]]]:
+    """Our two processes with the model compiled, after their first round, and the seconds that this took; no crew and
+    the reason where it fails."""
+    with measure.Crew(2, measure.two_cores()) as crew:
+        about, found = {"setting": "compiled"}, crew
+        try:
+            crew.give(train, *((case, compute.but(compiled=True), seed) for seed in range(2)))
+            note = "seconds of the first round, which compiles; no cached code"
+            rows = [table.row(LINE, case.name, "start", "s", [crew.seconds()], note=note, **about)]
+        except (RuntimeError, EOFError) as error:  # EOFError: a process was killed
+            why = str(error) or "a process was killed"
+            found, rows = None, [table.left_out(LINE, case.name, f"torch.compile: {why}", **about)]
+        yield found, rows
 
 
 def _note(case: Case, compute: ComputeSpec) -> str:
@@ -72,13 +97,15 @@ def _note(case: Case, compute: ComputeSpec) -> str:
 
 # ---------------------------------------------------------------- what the processes do
 def train(pause: measure.Pause, case: Case, compute: ComputeSpec, seed: int) -> None:
-    """Our training of one encoder; a round is an epoch."""
+    """Our training of one encoder; a round is an epoch. A compiler starts with an empty cache."""
     torch.set_num_threads(compute.threads)
     spec = case.spec(compute, seed)
     state = training.Training.start(training.resolved(spec), case.shape)
     source = training_images(case)
-    pause()
-    training.run(state, source, lambda _: pause())
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+        pause()
+        training.run(state, source, lambda _: pause())
 
 
 def training_images(case: Case) -> training.Source:

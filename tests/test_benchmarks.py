@@ -205,6 +205,8 @@ def test_views_line_without_a_compiler() -> None:
 class InProcess(measure.Crew):
     """A crew of no processes: rounds of two seconds; what would be sent to processes is only looked at."""
 
+    compiler = True
+
     def __init__(self, size: int, cores: list[int] | None = None) -> None:
         self.size, self._pipes, self._processes = size, [], []
 
@@ -213,6 +215,8 @@ class InProcess(measure.Crew):
         ForkingPickler.dumps((function, arguments))
         if function is gpu.stacked:
             raise RuntimeError("vmap cannot")
+        if function is training.train and arguments[0][1].compiled and not self.compiler:
+            raise RuntimeError("no C++ compiler\nwas found")
 
     def seconds(self) -> float:
         return 2.0
@@ -223,9 +227,19 @@ def test_training_line(monkeypatch: pytest.MonkeyPatch) -> None:
     [(name, rows)] = [(name, work()) for name, work in training.tasks(TINY, (MLP,))]
     assert name == "training mlp 1x28x28"
     medians = checked(rows).set_index("quantity")["median"]
-    assert list(medians.index) == ["ratio", "ours", "usual", "bound", "achieved"]
+    assert list(medians.index) == ["ratio", "ours", "usual", "bound", "achieved", "start", "compiled"]
+    assert (medians["start"], medians["compiled"]) == (2, 1)
     assert medians["ours"] == 2 * MLP.steps() * MLP.batch / 2, "images of both processes"
     assert medians["achieved"] == pytest.approx(medians["ours"] * roofline.flops(MLP) / 1e9)
+
+
+def test_training_line_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "Crew", InProcess)
+    monkeypatch.setattr(InProcess, "compiler", False)
+    [(_, work)] = training.tasks(TINY, (MLP,))
+    frame = checked(work())
+    assert quantities(frame) == {"ratio", "ours", "usual", "bound", "achieved", "left out"}
+    assert frame.iloc[-1][["setting", "note"]].to_list() == ["compiled", "torch.compile: no C++ compiler was found"]
 
 
 def test_rounds_of_both_trainings() -> None:
