@@ -1,4 +1,7 @@
-"""Views a second on one core: `sslmem_utils.views`, as it is and compiled, against a DataLoader without workers."""
+"""Views a second on one core: `sslmem_utils.views`, as it is and compiled, against a DataLoader without workers.
+
+Freed memory is kept for both sides, as training and scoring have it.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from sslmem_utils import views
+from sslmem_utils.allocation import keep_freed_memory
 
 from . import cases, measure, table, usual
 
@@ -24,6 +28,7 @@ def tasks(effort: table.Effort, compiler: Callable = torch.compile) -> Iterator[
 def compare(shape: tuple[int, int, int], effort: table.Effort, compiler: Callable) -> list[table.Row]:
     """Two views of each image of a batch: the usual pipeline, ours eager, ours compiled (if there is a compiler)."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     n, times = effort.of(N), effort.of(10)
     images, source = cases.pictures(shape, n)
     ids, numbers, view = torch.arange(n), torch.arange(2), cases.policy(shape)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from sslmem_utils import data, encoders, methods, views
+from sslmem_utils.encoders.parts import folded
 from sslmem_utils.errors import SpecError
 from sslmem_utils.methods import METHODS, Batch, Method
 from sslmem_utils.methods.parts import in_full
@@ -274,6 +275,23 @@ def test_projectors_map_features_and_where_there_is_none_it_says_so() -> None:
         else:
             with pytest.raises(SpecError, match="has no projector"):
                 method.features(x, "projector")
+
+
+@pytest.mark.parametrize(("name", "encoder"), MATES + ONE_EACH)
+def test_folded_batch_norms_leave_representations_as_they_are(name: str, encoder: str) -> None:
+    method = build(name, encoder).double()
+    for module in method.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.1, 2.0)
+    fast, x = folded(method), torch.rand(5, *SHAPE, dtype=torch.float64)
+    for representation in ("pooled", "projector"):
+        try:
+            plain = method.eval().features(x, representation)
+        except SpecError:  # some have no projector
+            assert representation == "projector"
+            continue
+        torch.testing.assert_close(fast.features(x, representation), plain, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["simclr", "limited_simclr", "simsiam", "byol", "vicreg", "barlow_twins", "dino"])

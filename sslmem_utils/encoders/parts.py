@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from itertools import pairwise
 
 from torch import nn
-from torch.nn.utils import fuse_conv_bn_eval
+from torch.nn.utils import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from ..errors import SpecError
 
@@ -30,6 +29,8 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 # "group" keeps images apart, as differential privacy and training shared by several processes need it.
 NORMS = {"batch": nn.BatchNorm2d, "group": group_norm}
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+_FUSIONS = {nn.Conv2d: fuse_conv_bn_eval, nn.Linear: fuse_linear_bn_eval}
 
 
 def conv_block(
@@ -45,20 +46,18 @@ def conv_block(
 
 
 def folded(model: nn.Module) -> nn.Module:
-    """A copy for inference with each batch norm in the convolution before it and ReLU in place: the same to rounding,
-    in half of the time. A model without such norms is given back as it is.
+    """The model for inference, each batch norm in the layer before it and ReLU in place: the same to rounding, in half
+    of the time where there are convolutions. All other weights are shared with the model, which stays as it is.
 
     For models of this package, whose modules stand in the order in which they are called. Outputs of single layers
-    change. A norm that keeps no statistics stays.
+    change. A norm that keeps no statistics, or only those, stays.
     """
-    if not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
-        return model
-    model = copy.deepcopy(model).eval()
-    for parent in list(model.modules()):
-        for (name, layer), (behind, norm) in pairwise(list(parent.named_children())):
-            if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d) and norm.track_running_stats:
-                setattr(parent, name, fuse_conv_bn_eval(layer, norm))
-                setattr(parent, behind, nn.Identity())
-            if isinstance(norm, nn.ReLU):
-                norm.inplace = True
-    return model
+    found = model.__new__(type(model))
+    found.__dict__ = model.__dict__ | {"training": False}
+    children = found._modules = {name: child and folded(child) for name, child in model._modules.items()}
+    for (name, layer), (behind, norm) in pairwise(list(children.items())):
+        if isinstance(norm, _BATCH_NORMS) and norm.track_running_stats and norm.affine and type(layer) in _FUSIONS:
+            children[name], children[behind] = _FUSIONS[type(layer)](layer, norm), nn.Identity()
+        elif isinstance(norm, nn.ReLU):
+            norm.inplace = True
+    return found

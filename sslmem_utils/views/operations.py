@@ -26,18 +26,16 @@ from .parameters import Draw, draw
 
 # Floats that a CPU works on at a time: with fewer, calls cost more than work; with more, caches overflow.
 BLOCK = 600_000
-COMPILED_BLOCK = 400_000  # compiled code has larger temporaries, which would come from the system anew in every call
 LUMA = (0.2989, 0.587, 0.114)  # torchvision's grey value of RGB
 
 
 def views(images: Tensor, ids: Tensor, spec: ViewSpec, numbers: Tensor, seed: int) -> Float32[Tensor, "n k c h w"]:
     """k views of each image, float32 (n, k, c, h, w) in [0, 1], h = w = `spec.size` if given: `draw` and `apply`."""
-    block = COMPILED_BLOCK if torch.compiler.is_compiling() else BLOCK
-    return apply(images, draw(spec, ids, numbers, seed, tuple(images.shape[1:])), block)
+    return apply(images, draw(spec, ids, numbers, seed, tuple(images.shape[1:])))
 
 
 @torch.compiler.disable(recursive=False)  # so that blocks are compiled one by one, not all of them into one program
-def apply(images: Tensor, draw: Draw, block: int = BLOCK) -> Float32[Tensor, "n k c h w"]:
+def apply(images: Tensor, draw: Draw) -> Float32[Tensor, "n k c h w"]:
     """Views float32 (n, k, c, h, w) in [0, 1], of the side drawn, of images (n, c, h, w), uint8 or float in [0, 1].
 
     Raises SpecError when the images are not of the kind the draw was made for.
@@ -51,7 +49,7 @@ def apply(images: Tensor, draw: Draw, block: int = BLOCK) -> Float32[Tensor, "n 
     out = torch.empty((n, k, draw.shape[0], *draw.side), dtype=torch.float32, device=images.device)
     plan = _plan(draw)
     largest = max(1, k * math.prod(out.shape[2:]), math.prod(draw.shape))
-    step = max(1, block // largest) if images.device.type == "cpu" else n
+    step = max(1, BLOCK // largest) if images.device.type == "cpu" else n
     for start in range(0, n, max(1, step)):
         part = {name: values[start * k : (start + step) * k] for name, values in plan.items()}
         _apply_block(images[start : start + step], part, draw.kernel, out[start : start + step])
