@@ -35,4 +35,4 @@ class CNN(Encoder):
         return [f"stages.{number}" for number in range(len(self.stages))]
 
     def pooled(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
-        return self.stages(x).mean((2, 3))
+        return self.stages(x).flatten(2).mT.mean(1)  # this way round, the gradient comes back in channels-last layout
