@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
-from . import data, scoring, stats, training
+from . import data, scoring, stats, training, views
 from .errors import SpecError
 from .methods import Method
 from .specs import SETS, DatasetSpec, ScoreSpec, TrainSpec, digest
@@ -94,6 +95,11 @@ def align_all(
         return not all(store.path(ALIGNMENTS, name).is_dir() for name in names)
 
     found = [spec for spec in specs if missing(spec)]
+    for spec in {(one.encoder, one.method, one.dataset): one for one in found}.values():  # before anything is trained
+        model, shape = untrained(spec.but(encoder=spec.encoder.but(weights=None))), data.load(spec.dataset).shape
+        for setting in settings:
+            seen = views.view_shape(setting.view or spec.view, shape)
+            model.cpu().features(torch.zeros(1, *seen), setting.representation)
     if found:
         held = frozenset() if keep else frozenset(spec.key() for spec in found if _held(spec, store))
         training.train_all(found, store, then=partial(_align, settings, keep, held))

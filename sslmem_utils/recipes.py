@@ -68,6 +68,18 @@ def recipe(
     return TrainSpec(dataset=dataset, split=split, compute=compute or ComputeSpec(), **fields)
 
 
+def suited(encoder: EncoderSpec, shape: tuple[int, int, int]) -> EncoderSpec:
+    """The encoder with what large images (c, h, w) call for and its options leave open: from 64 pixels on the ImageNet
+    stem of a ResNet, and patches of a ViT so that there are at most 16 down and across."""
+    known, side = encoders.options(encoder), max(shape[1:])
+    if side < 64:
+        return encoder
+    if "stem" in known:
+        return encoder.but(options={"stem": "imagenet", **encoder.options})
+    patch = next((p for p in range(-(-side // 16), side + 1) if not (shape[1] % p or shape[2] % p)), side)
+    return encoder.but(options={"patch": patch, **encoder.options}) if "patch" in known else encoder
+
+
 def representation(spec: TrainSpec) -> str:
     """Where encoders of a recipe are scored: MAE at the mean of its visible patches, others at the pooled output."""
     return "mean_patch" if spec.method.name == "mae" else "pooled"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import pkgutil
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
@@ -52,6 +53,17 @@ class Registry(Generic[T]):
         return self._entries[name]
 
 
+# What an option of a name may be, whichever encoder or method has it: least, most, and whether the least itself may be.
+_COUNT, _SHARE, _ABOVE, _WEIGHT = (1, math.inf, True), (0, 1, True), (0, math.inf, False), (0, math.inf, True)
+RANGES = {
+    **dict.fromkeys(("width", "depth", "heads", "patch", "layers", "hidden", "bottleneck", "classes"), _COUNT),
+    **dict.fromkeys(("momentum", "center_momentum", "warmup", "freeze", "smoothing", "start"), _SHARE),
+    **dict.fromkeys(("temperature", *(f"{name}_temperature" for name in ("student", "teacher", "warmup"))), _ABOVE),
+    **dict.fromkeys(("local_views", "local_size", "redundancy", "invariance", "variance", "covariance"), _WEIGHT),
+    "output": (2, math.inf, True),
+}
+
+
 def resolve(kind: str, name: str, defaults: Mapping[str, Scalar], options: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """Defaults overridden by `options`, with names and types checked against the defaults."""
     for key, value in options.items():
@@ -61,4 +73,9 @@ def resolve(kind: str, name: str, defaults: Mapping[str, Scalar], options: Mappi
         wanted = type(defaults[key])
         if type(value) is not wanted and not (wanted is float and type(value) is int):
             raise SpecError(f"option {key!r} of {kind} {name!r} must be {wanted.__name__}, found {value!r}.")
+        low, high, closed = RANGES.get(key, (-math.inf, math.inf, True))
+        if wanted in (int, float) and not (low < value <= high or (closed and value == low)):
+            least = f"{'at least' if closed else 'above'} {low}"
+            most = f" and at most {high}" if high < math.inf else ""
+            raise SpecError(f"option {key!r} of {kind} {name!r} must be {least}{most}, found {value!r}.")
     return {key: type(default)(options.get(key, default)) for key, default in defaults.items()}

@@ -12,6 +12,7 @@ RESULT_VERSIONS = {
     "encoders": 1,
     "methods": 1,
     "training": 1,
+    "warmup": 1,  # of trainings whose warm-up is no whole number of steps
     "scoring": 1,
     "probes": 1,
     "stats": 1,

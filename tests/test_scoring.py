@@ -310,6 +310,50 @@ def test_folded_batch_norms_change_a_score_by_rounding_alone(name: str) -> None:
     np.testing.assert_allclose(plain[0][0]["align"], plain[1][0]["align"], rtol=1e-5)
 
 
+class OutOfOrder(encoders.Encoder):
+    """Its modules are not listed in the order in which they are called."""
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(shape[0], 8, 3), nn.Conv2d(8, 8, 3)
+        self.behind_first, self.behind_second = nn.BatchNorm2d(8), nn.BatchNorm2d(8)
+
+    def layers(self) -> list[str]:
+        return ["first", "second"]
+
+    def pooled(self, x: torch.Tensor) -> torch.Tensor:
+        return self.behind_second(self.second(self.behind_first(self.first(x)).relu())).mean((2, 3))
+
+
+class UsedTwice(OutOfOrder):
+    """What a ReLU sees is also added."""
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        super().__init__(shape)
+        self.norm, self.dropout, self.act = nn.BatchNorm2d(8), nn.Dropout(), nn.ReLU()
+
+    def pooled(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.first(x))
+        return (x + self.act(self.dropout(x))).mean((2, 3))
+
+
+@pytest.mark.parametrize("kind", [OutOfOrder, UsedTwice])
+def test_an_encoder_that_folding_would_change_is_scored_as_it_is(kind: type) -> None:
+    torch.manual_seed(0)
+    model, (x, ids) = trained(kind((3, 16, 16))), images(8, (3, 16, 16))
+    assert not torch.allclose(folded(model).features(x / 255), model.eval().features(x / 255), rtol=0.1)
+    pd.testing.assert_frame_equal(align(model, x, ids), align(Scaled(model, 1.0), x, ids), check_exact=True)
+
+
+def test_large_images_go_through_in_smaller_passes_to_the_same_bits() -> None:
+    assert [scoring.rows_of_pass((3, side, side)) for side in (32, 64, 96, 128, 224)] == [320, 320, 160, 64, 32]
+    model, (x, ids) = encoder("cnn", (3, 128, 128), width=4), images(9, (3, 128, 128))
+    whole = align(model, x, ids, views=10)
+    for row in (0, 8):
+        alone = align(model, x, ids, views=10, rows=np.array([row]))
+        pd.testing.assert_frame_equal(alone, whole[row : row + 1].reset_index(drop=True), check_exact=True)
+
+
 def test_a_layer_is_scored_as_the_network_has_it() -> None:
     model = trained(encoder("cnn", (3, 16, 16)))
     x, ids = images(8, (3, 16, 16))

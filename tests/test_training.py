@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -23,11 +24,20 @@ import torch
 from safetensors.torch import load_file
 from threadpoolctl import threadpool_info
 
-from sslmem_utils import data, pairs, paths, splits, stats, training, views
+from sslmem_utils import data, pairs, paths, splits, stats, training, versions, views
 from sslmem_utils.errors import SpecError, SplitError, StoreError, TrainingError
 from sslmem_utils.methods import METHODS
 from sslmem_utils.recipes import recipe
-from sslmem_utils.specs import ComputeSpec, DatasetSpec, EncoderSpec, ScoreSpec, TrainSpec
+from sslmem_utils.specs import (
+    SETS,
+    ComputeSpec,
+    DatasetSpec,
+    EncoderSpec,
+    MethodSpec,
+    ScoreSpec,
+    TrainSpec,
+    ViewSpec,
+)
 from sslmem_utils.store import Store
 
 SETTINGS = (ScoreSpec(views=6), ScoreSpec(views=6, representation="projector"))
@@ -419,6 +429,76 @@ def test_two_ranks_train_what_one_process_does(tmp_path: Path) -> None:
         torch.testing.assert_close(values, one[name], rtol=1e-3, atol=1e-4, msg=name)
     with pytest.raises(SpecError, match="asks for 2 processes, found 1; start it with torchrun"):
         training.train(shared, Store(tmp_path / "one"))
+    assert training.train(shared, store) == folder  # what two processes trained, one can use
+
+
+def test_the_command_line_trains_and_scores_under_torchrun(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    command += ["sslmem_utils", "train", "digits", "--encoder", "mlp", "--epochs", "3", "--candidates", "40"]
+    command += ["--shared", "40", "--external", "60", "--views", "4", "--output", str(tmp_path / "scores.csv")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(paths.PACKAGE.parent)}
+    environment |= {"SSLMEM_STORE": str(tmp_path / "store")}
+    for _ in range(2):  # trained, then found in the store
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert "most memorized images" in done.stdout
+    table = pd.read_csv(tmp_path / "scores.csv", comment="#")
+    assert table["m"].notna().all() and set(table["set"]) == set(SETS)
+
+
+OPTIMIZERS = ("sgd", "adamw", "lars")
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_last_layer_that_stands_still_at_first_suits_every_optimizer(optimizer: str, tmp_path: Path) -> None:
+    method = MethodSpec(name="dino", options={"freeze": 0.5, "output": 32, "hidden": 16, "bottleneck": 8})
+    settings = spec(method=method, optimizer=optimizer, lr=0.001, weight_decay=0.01, epochs=4)
+    assert pd.read_parquet(training.train(settings, Store(tmp_path)) / "metrics.parquet")["loss"].notna().all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"encoder": EncoderSpec(name="mlp", options={"depth": 0})}, "'depth' of encoder 'mlp' must be at least 1"),
+        ({"encoder": EncoderSpec(name="vit", options={"patch": 0})}, "'patch' of encoder 'vit' must be at least 1"),
+        ({"encoder": EncoderSpec(name="cnn", options={"width": -1})}, "'width' of encoder 'cnn' must be at least 1"),
+        ({"method": MethodSpec(options={"temperature": 0.0})}, "'temperature' of method 'simclr' must be above 0"),
+        ({"method": MethodSpec(name="byol", options={"momentum": 2.0})}, "must be at least 0 and at most 1, found 2.0"),
+        ({"method": MethodSpec(name="dino", options={"local_views": -1})}, "'local_views' of method 'dino'"),
+        ({"method": MethodSpec(name="vicreg", options={"output": 1})}, "must be at least 2, found 1"),
+        ({"method": MethodSpec(name="supervised", options={"classes": 4})}, "is for 4 classes, found 10; set"),
+        ({"view": views.named("digits").but(size=16)}, "mlp cannot read views of (1, 16, 16) (c, h, w)"),
+        ({"view": ViewSpec(jitter=0.8)}, "the view policy changes no pixel"),
+        ({"view": ViewSpec(jitter=0.8, hue=0.1)}, "the view policy changes no pixel"),
+        ({"view": ViewSpec(grayscale=0.5)}, "the view policy changes no pixel"),
+        ({"view": ViewSpec(mask_patch=2, blur_kernel=5)}, "the view policy changes no pixel"),
+        (
+            {
+                "method": MethodSpec(name="mae"),
+                "encoder": EncoderSpec(name="vit", options={"patch": 4, "width": 16, "depth": 1}),
+                "view": ViewSpec(mask=0.1, mask_patch=4),
+            },
+            "mask 0.1 hides no patch of views of 8 x 8 pixels",
+        ),
+        pytest.param(
+            {"compute": ComputeSpec(device="cuda")},
+            "torch finds no GPU here",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+    ],
+)
+def test_what_cannot_be_trained_is_one_sentence_before_it(changes: dict, sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=re.escape(sentence)) as caught:
+        training.train(spec(**changes), Store(tmp_path), progress=lambda *_: pytest.fail("an epoch was trained"))
+    assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
+
+
+def test_an_unknown_representation_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for name in ("projector", "nonsense", "layer:nowhere"):
+        with pytest.raises(SpecError, match="projector|nowhere"):
+            pairs.scores(spec(method=MethodSpec(name="supervised")), [0], [ScoreSpec(representation=name)], store=store)
+    assert not list(store.root.glob("encoders/*"))
 
 
 def test_a_stored_encoder_is_loaded_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -470,6 +550,18 @@ def test_learning_rate_rises_and_falls() -> None:
     rates = [training.learning_rate(settings, step, 100) for step in range(100)]
     assert rates[0] == pytest.approx(0.05) and max(rates) == pytest.approx(0.5) and rates[-1] < 0.001
     assert rates.index(max(rates)) in (9, 10)
+    for steps in (1, 2, 3, 5, 12, 15, 25, 55, 70, 101):
+        rates = [training.learning_rate(settings, step, steps) for step in range(steps)]
+        assert max(rates) == pytest.approx(0.5), steps  # the peak is reached and not passed
+        assert rates == sorted(rates[: rates.index(max(rates))]) + sorted(rates[rates.index(max(rates)) :])[::-1]
+
+
+def test_only_trainings_with_an_uneven_warm_up_have_its_version_in_their_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    even, uneven = (spec(epochs=epochs, batch=20, warmup=0.1) for epochs in (10, 7))
+    before = [training.key(one, "data") for one in (even, uneven)]
+    monkeypatch.setitem(versions.RESULT_VERSIONS, "warmup", 99)
+    after = [training.key(one, "data") for one in (even, uneven)]
+    assert before[0] == after[0] and before[1] != after[1]
 
 
 def test_a_loss_that_is_not_finite_stops_with_one_sentence(tmp_path: Path) -> None:
@@ -596,7 +688,7 @@ def test_training_on_a_gpu_lowers_the_loss(tmp_path: Path) -> None:
     assert losses.iloc[-1] < 0.8 * losses.iloc[0]
 
 
-GOLDEN = {"weights": 0.04109649, "align": 0.43771683}
+GOLDEN = {"weights": 0.03882257, "align": 0.44495667}
 
 
 def test_numbers_move_only_with_a_raised_result_version(tmp_path: Path) -> None:

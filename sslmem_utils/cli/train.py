@@ -26,19 +26,20 @@ def train(
         str | None, typer.Option(help="start from a weights file, or timm:NAME, torchvision:NAME")
     ] = None,
     knn_every: Annotated[int, typer.Option(min=0, help="measure kNN accuracy every so many epochs; 0: never")] = 0,
-    views: Annotated[int, typer.Option(help="views K that the score compares")] = 20,
+    views: Annotated[int, typer.Option(min=2, help="views K that the score compares")] = 20,
     size: Annotated[int | None, typer.Option(help="resize images to so many pixels")] = None,
     part: Annotated[str, typer.Option(help="train, test or all")] = "all",
     output: Annotated[Path | None, typer.Option(help="write the score table here (.csv or .parquet)")] = None,
 ) -> None:
     """Train encoders f and g on a dataset and score its images.
 
-    Trained encoders are kept and reused; where their weights are is printed at the end. Several processes share the
+    Trained encoders are kept and reused; where their weights are is printed at the end. From 64 pixels on ResNets get
+    the ImageNet stem, and ViTs patches that leave at most 16 x 16. Several processes share the
     trainings when torchrun starts them: torchrun --standalone --nproc-per-node 2 -m sslmem_utils train ...
     """
     if output is not None:
         check_ending(output)
-    from .. import pairs, recipes, stats, training
+    from .. import data, encoders, pairs, recipes, stats, training
     from .. import views as policies
     from ..specs import DatasetSpec, ScoreSpec
     from ..store import Store
@@ -56,11 +57,16 @@ def train(
         compute=compute,
         **changes,
     )
+    base = base.but(encoder=recipes.suited(base.encoder, data.load(base.dataset).shape))
+    if base.view.mask:
+        base = base.but(
+            view=base.view.but(mask_patch=encoders.options(base.encoder).get("patch", base.view.mask_patch))
+        )
     if weights is not None:
         base = base.but(encoder=base.encoder.but(weights=weights))
     specs = [spec for seed in range(seeds) for spec in pairs.pair_specs(base, seed)]
     folders = training.train_all(specs, knn_every=knn_every)
-    if not training.join(compute).first:
+    if not training.leave():
         return
     score = ScoreSpec(views=views, compute=compute.but(processes=1))
     model = training.load(specs[0])

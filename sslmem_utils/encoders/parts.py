@@ -29,7 +29,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 # "group" keeps images apart, as differential privacy and training shared by several processes need it.
 NORMS = {"batch": nn.BatchNorm2d, "group": group_norm}
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _FUSIONS = {nn.Conv2d: fuse_conv_bn_eval, nn.Linear: fuse_linear_bn_eval}
 
 
@@ -49,14 +49,15 @@ def folded(model: nn.Module) -> nn.Module:
     """The model for inference, each batch norm in the layer before it and ReLU in place: the same to rounding, in half
     of the time where there are convolutions. All other weights are shared with the model, which stays as it is.
 
-    For models of this package, whose modules stand in the order in which they are called. Outputs of single layers
-    change. A norm that keeps no statistics, or only those, stays.
+    For models whose modules stand in the order in which they are called; outputs of single layers change. A norm that
+    keeps no statistics, or only those, stays.
     """
     found = model.__new__(type(model))
     found.__dict__ = model.__dict__ | {"training": False}
     children = found._modules = {name: child and folded(child) for name, child in model._modules.items()}
     for (name, layer), (behind, norm) in pairwise(list(children.items())):
-        if isinstance(norm, _BATCH_NORMS) and norm.track_running_stats and norm.affine and type(layer) in _FUSIONS:
+        plain = type(layer) in _FUSIONS and "weight" in layer._parameters  # not one computed by weight norm
+        if isinstance(norm, BATCH_NORMS) and norm.track_running_stats and norm.affine and plain:
             children[name], children[behind] = _FUSIONS[type(layer)](layer, norm), nn.Identity()
         elif isinstance(norm, nn.ReLU):
             norm.inplace = True

@@ -88,6 +88,11 @@ def load(encoder: nn.Module, weights: str) -> None:
                 f"found {tuple(value.shape)}; use the options (stem, patch, width) and channels that the file was made "
                 "with."
             )
+        if own[key].is_floating_point() and not (value.is_floating_point() and bool(value.isfinite().all())):
+            raise DataError(
+                f"weights {weights!r} hold values in {key!r} that are no finite floating-point numbers; save the "
+                "encoder's own weights anew."
+            )
     encoder.load_state_dict(state)
 
 
@@ -114,7 +119,8 @@ def _read(path: Path) -> dict[str, Tensor]:
     for name in NESTED:
         if isinstance(found, Mapping) and isinstance(found.get(name), Mapping):
             found = found[name]
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()) or not found:
+    plain = isinstance(found, Mapping) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items())
+    if not plain or not found:
         raise DataError(
             f"{path} should hold a state dict, tensors by name, at its top or under {' or '.join(NESTED)}; save "
             "model.state_dict()."

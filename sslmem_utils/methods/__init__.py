@@ -61,6 +61,10 @@ class Method(nn.Module, ABC):
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
         """Training loss of a batch."""
 
+    def late(self) -> list[nn.Parameter]:
+        """Weight matrices that may stand still at first, without gradients."""
+        return []
+
     def before_step(self, done: float) -> None:
         """What comes between the gradients and an optimizer step; `done` is the share of all steps taken so far."""
 

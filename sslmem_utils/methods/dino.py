@@ -107,6 +107,9 @@ class DINO(Method):
         heat = o.warmup_temperature + rise * (o.teacher_temperature - o.warmup_temperature)
         return in_full(lambda t, s: self.criterion(list(t.split(n)), list(s.split(n)), heat), targets, logits)
 
+    def late(self) -> list[nn.Parameter]:
+        return [p for p in self.projector.last_layer.parameters() if p.requires_grad]
+
     def before_step(self, done: float) -> None:
         self.projector.cancel_last_layer_gradients(int(done >= self.options.freeze))
 

@@ -26,12 +26,11 @@ from torch import Tensor, nn
 from ..encoders import LAYER, Encoder
 from ..errors import SpecError
 from ..methods import Method
-from ..scoring import BLOCK
+from ..scoring import rows_of_pass
 
 REPRESENTATIONS = ("pooled", "cls", "mean_patch", "tokens", "cls_tokens")
 VECTORS = ("pooler_output", "image_embeds", "embedding", "features")  # names of outputs, the first found is taken
 CLASSIFIERS = ("fc", "classifier", "heads", "head")  # of torchvision's models
-_PASS = 20_000_000  # bytes of input of one forward pass: larger images go through in equal parts of a block
 
 
 class NoTokens(SpecError):
@@ -75,8 +74,7 @@ class Adapter(nn.Module):
         Large images go through in parts of a size that depends on the images' shape alone: few fit into memory, and
         the same size in every pass keeps the bits the same.
         """
-        size = x[0].numel() * 4
-        rows = next((count for count in (BLOCK, BLOCK // 2, BLOCK // 5) if count * size <= _PASS), BLOCK // 10)
+        rows = rows_of_pass(x.shape[1:])
         parts = zip(x.split(rows), [None] * len(x) if hidden is None else hidden.split(rows), strict=False)
         return torch.cat([self._vectors(part, representation, unseen) for part, unseen in parts])
 

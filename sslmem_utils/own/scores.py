@@ -18,10 +18,8 @@ import pandas as pd
 import torch
 
 from .. import views as policies
-from ..encoders import LAYER
-from ..encoders.parts import folded
 from ..errors import DataError, SpecError
-from ..scoring import BLOCK, COLUMNS, align_each, score_table
+from ..scoring import BLOCK, COLUMNS, align_each, faster, rows_of_pass, score_table
 from ..specs import ComputeSpec, ScoreSpec, ViewSpec, digest
 from ..splits import SETS, Split
 from ..store import Store
@@ -130,7 +128,7 @@ def policy(view: str | ViewSpec, adapter: Adapter) -> ViewSpec:
     else:
         found, patch = policies.named(view), getattr(getattr(adapter.module, "encoder", adapter.module), "patch", None)
         found = found.but(mask_patch=patch) if found.mask and adapter.own and patch else found
-    if found.but(size=None) == ViewSpec():
+    if not policies.changes(found):
         raise SpecError(
             "the view policy changes no pixel, so that all views of an image are equal; choose another one."
         )
@@ -155,7 +153,7 @@ def _probe(adapters: list[Adapter], found: Pictures, spec: ScoreSpec) -> int:
     noise = torch.rand((2, *shape), generator=torch.Generator().manual_seed(0))
     real = found.read(np.arange(2)).float() / 255
     clean = torch.nn.functional.interpolate(real, shape[1:])
-    x = torch.cat([clean, noise]).repeat(BLOCK // 4, 1, 1, 1).to(spec.compute.device)
+    x = torch.cat([clean, noise]).repeat(rows_of_pass(shape) // 4, 1, 1, 1).to(spec.compute.device)
     hidden = None
     if spec.view.mask:
         ids, numbers = torch.arange(len(x)), torch.zeros(1, dtype=torch.int64)
@@ -199,7 +197,8 @@ def _aligned(
     """The alignment table of each encoder, piece by piece; finished pieces are kept in `store` and taken from it."""
     piece = max(16, min(PIECE, _READ // math.prod(found.shape)))
     known = [adapter.digest() for adapter in adapters] if store is not None else []
-    fast = [folded(one) if one.own and not spec.representation.startswith(LAYER) else one for one in adapters]
+    shape = policies.view_shape(spec.view, found.shape)
+    fast = [faster(one, spec.representation, shape) for one in adapters]
     parts: list[list[pd.DataFrame]] = [[] for _ in adapters]
     every = found.ids
     with _watch(len(found) * len(adapters), progress) as watch:

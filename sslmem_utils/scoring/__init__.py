@@ -5,7 +5,7 @@ combines rows of the alignment matrix `A[encoder, image]` by the inclusion mask 
 the image was in that encoder's training data. Definition and sets: arXiv 2401.12233, section 3.
 """
 
-from .alignment import BLOCK, align, align_each, align_features, jackknife
+from .alignment import BLOCK, align, align_each, align_features, faster, jackknife, rows_of_pass
 from .estimators import (
     Estimate,
     leave_one_out,
@@ -27,6 +27,7 @@ __all__ = [
     "align",
     "align_each",
     "align_features",
+    "faster",
     "jackknife",
     "leave_one_out",
     "membership",
@@ -37,6 +38,7 @@ __all__ = [
     "relative_to_sum",
     "replicated",
     "replicated_table",
+    "rows_of_pass",
     "score_table",
     "standardised",
     "subsampled",

@@ -13,16 +13,20 @@ from torch import Tensor
 
 from ..allocation import keep_freed_memory
 from ..encoders import LAYER, Encoder
-from ..encoders.parts import folded
+from ..encoders.parts import BATCH_NORMS, folded
 from ..errors import DataError, SpecError
 from ..methods import Method
 from ..specs import ScoreSpec, ViewSpec, seed_of
 from ..views import mask as draw_mask
+from ..views import view_shape
 from ..views import views as draw_views
 
-# Rows of one forward pass. Every pass has exactly this many rows (the last one is padded), because matrix kernels
-# choose their order of summation by shape: with one shape an image's features cannot depend on its neighbours.
+# Rows of one forward pass, fewer for large images. Every pass has exactly as many (the last one is padded), because
+# matrix kernels choose their order of summation by shape: with one shape an image's features cannot depend on its
+# neighbours.
 BLOCK = 320
+PASS = 20_000_000  # bytes of the pixels of one pass at most, unless it has a tenth of BLOCK rows
+VIEWS = 256_000_000  # bytes of views in memory at a time, unless those of one image are more
 PDIST = 10_000  # from this product k k d on, pdist of one image after the other takes a CPU less time than cdist
 
 
@@ -102,16 +106,22 @@ def jackknife(without: np.ndarray) -> np.ndarray:
     return np.sqrt((k - 1) / k * np.square(centred).sum(-1))
 
 
+def rows_of_pass(shape: Sequence[int]) -> int:
+    """Rows of one forward pass of images of this shape (c, h, w)."""
+    size = 4 * math.prod(shape)
+    return next((rows for rows in (BLOCK, BLOCK // 2, BLOCK // 5) if rows * size <= PASS), BLOCK // 10)
+
+
 def _blocks(
     model: torch.nn.Module, x: Tensor, representation: str, hidden: Bool[Tensor, "b t"] | None = None
 ) -> Float[Tensor, "b d"]:
-    """Representations of a batch, in forward passes of exactly BLOCK rows; `hidden` marks patches not to be seen."""
-    out = []
+    """Representations of a batch, in forward passes of equally many rows; `hidden` marks patches not to be seen."""
+    out, rows = [], rows_of_pass(x.shape[1:])
     inputs = (x,) if hidden is None else (x, hidden)
-    for parts in zip(*(values.split(BLOCK) for values in inputs), strict=True):
+    for parts in zip(*(values.split(rows) for values in inputs), strict=True):
         count = len(parts[0])
-        if count < BLOCK:
-            parts = [torch.cat([part, part[:1].expand(BLOCK - count, *part.shape[1:])]) for part in parts]
+        if count < rows:
+            parts = [torch.cat([part, part[:1].expand(rows - count, *part.shape[1:])]) for part in parts]
         out.append(model.features(parts[0], representation, *parts[1:])[:count].float())
     return torch.cat(out)
 
@@ -130,8 +140,9 @@ def align(
 
     images (n, c, h, w) uint8 with stable `ids`; `rows` picks some of them (all by default). Views come from a
     counter-based generator keyed by (dataset fingerprint, id, view number, view seed), so that every encoder sees the
-    same ones and neither batch size, order nor subset changes a bit on a CPU. Raises DataError when a representation
-    is not finite.
+    same ones and neither batch size, order nor subset changes a bit on a CPU. Views take 256 MB at a time at most (more
+    if those of one image do), activations those of one forward pass, and the representations of these views come on
+    top. Raises DataError when a representation is not finite.
     """
     return align_each([model], images, ids, spec, view=view, fingerprint=fingerprint, rows=rows)[0]
 
@@ -150,13 +161,14 @@ def align_each(
     """`align` of several encoders; the views, which they share anyway, are drawn once."""
     keep_freed_memory()
     torch.set_num_threads(spec.compute.threads)
-    models = [_ready(model, spec) for model in models]
+    shape = view_shape(view, tuple(images.shape[1:]))
+    models = [faster(model.to(spec.compute.device).eval(), spec.representation, shape) for model in models]
     half = torch.autocast(spec.compute.device, dtype=torch.bfloat16, enabled=spec.compute.precision == "bf16")
     rows = np.arange(len(images)) if rows is None else np.ascontiguousarray(rows)
     device = torch.device(spec.compute.device)
     seed = seed_of("score views", fingerprint, spec.view_seed)
     numbers = torch.arange(spec.views, device=device)
-    chunk = max(1, 16 * BLOCK // spec.views)  # images whose views are in memory at a time
+    chunk = max(1, min(16 * BLOCK, VIEWS // (4 * math.prod(shape))) // spec.views)  # images at a time
     parts: list[list[dict[str, Tensor]]] = [[] for _ in models]
     for start in range(0, len(rows), chunk):
         some = torch.as_tensor(rows[start : start + chunk])
@@ -180,11 +192,16 @@ def align_each(
     return [_table(rows, found) for found in parts]
 
 
-def _ready(model: torch.nn.Module, spec: ScoreSpec) -> torch.nn.Module:
-    """The model on the device, in evaluation mode; those of this package with their batch norms folded."""
-    model = model.to(spec.compute.device).eval()
-    whole = isinstance(model, Encoder | Method) and not spec.representation.startswith(LAYER)
-    return folded(model) if whole else model
+@torch.no_grad()
+def faster(model: torch.nn.Module, representation: str, shape: tuple[int, int, int]) -> torch.nn.Module:
+    """An encoder of this package, in evaluation mode, with its batch norms folded where that changes its representation
+    of images of this shape (c, h, w) by rounding alone; any other model, and one without batch norms, as it is."""
+    ours = isinstance(model, Encoder | Method) or getattr(model, "own", False)
+    if not ours or representation.startswith(LAYER) or not any(isinstance(m, BATCH_NORMS) for m in model.modules()):
+        return model
+    x, fast = torch.rand((2, *shape), generator=torch.Generator().manual_seed(0)), folded(model)
+    one, other = (each.features(x.to(next(model.parameters())), representation) for each in (model, fast))
+    return fast if torch.allclose(one, other, rtol=1e-3, atol=1e-3 * float(one.abs().max())) else model
 
 
 def _table(rows: np.ndarray, parts: list[dict[str, Tensor]]) -> pd.DataFrame:

@@ -14,7 +14,7 @@ epoch, image) and nothing depends on time or on the number of processes. Several
 
 from .loop import Source, batches, run, stream
 from .monitor import Monitor, knn_accuracy, spread
-from .ranks import here, join
+from .ranks import here, join, leave
 from .several import side_by_side, train_all
 from .single import KIND, Inputs, Progress, compute_here, inputs, key, load, resolved, rows_of, split_of, train
 from .state import Training, learning_rate
@@ -34,6 +34,7 @@ __all__ = [
     "key",
     "knn_accuracy",
     "learning_rate",
+    "leave",
     "load",
     "resolved",
     "rows_of",

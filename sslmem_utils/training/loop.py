@@ -85,6 +85,11 @@ def steps_an_epoch(spec: TrainSpec, images: int) -> int:
     return images // (spec.batch * spec.accumulate)
 
 
+def warm_up(spec: TrainSpec) -> float:
+    """Steps in which the learning rate rises, which need not be whole ones."""
+    return spec.warmup * spec.epochs * steps_an_epoch(spec, spec.images)
+
+
 def stream(
     spec: TrainSpec, source: Source, first: int, plan: tuple[tuple[ViewSpec, int], ...], ranks: Ranks = ALONE
 ) -> Iterator[tuple[int, Batch]]:

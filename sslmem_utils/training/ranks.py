@@ -83,3 +83,12 @@ def join(compute: ComputeSpec) -> Ranks:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("nccl" if compute.device == "cuda" else "gloo")
     return Ranks(dist.get_rank(), dist.get_world_size())
+
+
+def leave() -> bool:
+    """End the shared part: from here on this process works alone. Whether it is the first, which goes on."""
+    first = speaks()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    os.environ["WORLD_SIZE"] = "1"
+    return first

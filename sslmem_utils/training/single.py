@@ -15,20 +15,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from .. import canaries, data, encoders, methods, splits
+from .. import canaries, data, encoders, methods, splits, views
 from ..data import ImageSet
 from ..errors import SpecError, StoreError
 from ..methods import Method
-from ..specs import ComputeSpec, TrainSpec, ViewSpec, digest
+from ..specs import ComputeSpec, TrainSpec, digest
 from ..store import Store, explained, write_atomic
 from ..versions import version_of
 from . import loop, private
 from .monitor import Monitor
-from .ranks import join
+from .ranks import here, join
 from .state import Training
 
 KIND = "encoders"
 VERSIONS = ("views", "encoders", "methods", "training", "splits")
+SAME = "the view policy changes no pixel, so that all views of an image are equal; choose another one."
 CHECKPOINT_SECONDS = 20.0  # a kill loses at most this much work; writing a small encoder takes milliseconds
 Progress = Callable[[int, int, dict[str, float]], None]  # epoch, epochs, that epoch's metrics
 
@@ -53,10 +54,8 @@ def resolved(spec: TrainSpec) -> TrainSpec:
     method = methods.METHODS.get(spec.method.name)
     if spec.view.mask and not method.masks:
         raise SpecError(f"{spec.method.name} does not mask its views; set mask to 0 in the view policy.")
-    if spec.view.but(size=None) == ViewSpec():
-        raise SpecError(
-            "the view policy changes no pixel, so that all views of an image are equal; choose another one."
-        )
+    if not views.changes(spec.view):
+        raise SpecError(SAME)
     spec = spec.but(
         encoder=spec.encoder.but(options=encoders.options(spec.encoder)),
         method=spec.method.but(options=methods.options(spec.method)),
@@ -72,7 +71,8 @@ def key(spec: TrainSpec, fingerprint: str) -> str:
     spec = resolved(spec)
     spec = spec.but(encoder=spec.encoder.but(weights=encoders.weights_digest(spec.encoder) or None))
     marks = [data.load(plant.dataset).fingerprint for plant in spec.plants if plant.dataset is not None]
-    more = [name for name, part in {"canaries": spec.plants, "privacy": spec.private}.items() if part]
+    parts = {"canaries": spec.plants, "privacy": spec.private, "warmup": (loop.warm_up(spec) % 1) > 0}
+    more = [name for name, part in parts.items() if part]
     return digest(spec.key(), fingerprint, *marks, version_of(*VERSIONS, *more))
 
 
@@ -98,7 +98,10 @@ def rows_of(spec: TrainSpec) -> np.ndarray:
 
 
 def inputs(spec: TrainSpec) -> Inputs:
-    """The images, sets and training rows of a spec. SplitError or DataError when they cannot be had."""
+    """The images, sets and training rows of a spec. SplitError or DataError when they cannot be had, SpecError for
+    views that change nothing in images of their colours."""
+    if not views.changes(spec.view, data.load(spec.dataset).shape[0]):
+        raise SpecError(SAME)
     split = split_of(spec)
     return Inputs(canaries.plant(data.load(spec.dataset), split, spec.plants), split, rows_of(spec))
 
@@ -124,10 +127,13 @@ def train(spec: TrainSpec, store: Store | None = None, progress: Progress | None
     StoreError when the result cannot be kept.
     """
     store, spec = store or Store(), resolved(spec)
-    ranks = join(spec.compute)
-    torch.set_num_threads(spec.compute.threads)
     images = data.load(spec.dataset)
     name = key(spec, images.fingerprint)
+    if here() == 1 and (found := store.get(KIND, name)) is not None:  # whatever the number of those that trained it
+        store.forget(KIND, name)
+        return found
+    ranks = join(spec.compute)
+    torch.set_num_threads(spec.compute.threads)
     if ranks.agree((found := store.get(KIND, name)) is not None):
         if ranks.first:
             store.forget(KIND, name)  # a kill may have come between storing and forgetting
@@ -135,12 +141,18 @@ def train(spec: TrainSpec, store: Store | None = None, progress: Progress | None
     given = inputs(spec)
     images, split = given.images, given.split
     source = loop.Source.of(images, torch.from_numpy(given.rows))
-    if methods.METHODS.get(spec.method.name).labelled and int(source.labels.min()) < 0:
-        raise SpecError(f"{spec.method.name} needs labels, and {spec.dataset.name} has images without; label them.")
+    if methods.METHODS.get(spec.method.name).labelled:
+        if int(source.labels.min()) < 0:
+            raise SpecError(f"{spec.method.name} needs labels, and {spec.dataset.name} has images without; label them.")
+        if (most := int(source.labels.max()) + 1) > (classes := spec.method.options.get("classes", most)):
+            raise SpecError(f"{spec.method.name} is for {classes} classes, found {most}; set its option classes.")
+    if spec.compute.device == "cuda" and not torch.cuda.is_available():
+        raise SpecError("the spec's device is cuda, and torch finds no GPU here; set compute.device to cpu.")
     with store.lock(KIND, name) if ranks.first else nullcontext():
         if ranks.agree((found := store.get(KIND, name)) is not None):
             return found or store.path(KIND, name)
         state = Training.start(spec, images.shape)
+        _try(state, images.shape)
         checkpoint, saved, began = store.checkpoint(KIND, name), time.monotonic(), time.monotonic()
         if ranks.agree(checkpoint.is_file()):
             state.restore(_checkpoint(checkpoint, name))
@@ -167,6 +179,22 @@ def train(spec: TrainSpec, store: Store | None = None, progress: Progress | None
             store.forget(KIND, name)
         ranks.agree(True)  # the others go on once it is stored
     return store.path(KIND, name)
+
+
+@torch.no_grad()
+def _try(state: Training, shape: tuple[int, int, int]) -> None:
+    """SpecError when the encoder cannot read the views of a step, or when their masks hide nothing."""
+    encoder = state.model.encoder.eval()  # statistics stay as they are; the loop sets it to training
+    for view, _ in state.model.plan(state.spec.view):
+        seen = views.view_shape(view, shape)
+        if view.mask and not bool(views.mask(view, torch.zeros(1, dtype=torch.int64), torch.arange(1), 0, seen).any()):
+            raise SpecError(f"mask {view.mask:g} hides no patch of views of {seen[1]} x {seen[2]} pixels; raise it.")
+        x = torch.zeros(2, *seen, device=next(encoder.parameters()).device)
+        try:
+            encoder(x)
+        except (RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split()).rstrip(".")[:200]
+            raise SpecError(f"{state.spec.encoder.name} cannot read views of {seen} (c, h, w): {reason}.") from error
 
 
 def _save(tensors: dict[str, Tensor], file: Path, name: str) -> None:

@@ -73,11 +73,14 @@ class Training:
 
 def _optimizer(spec: TrainSpec, model: Method) -> torch.optim.Optimizer:
     """Weights decay; biases and the parameters of norms do not, and LARS takes plain steps there, as in its papers."""
+    late = {id(p) for p in model.late()}  # fused steps of a group want that all of it begin at once
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in trained if p.dim() > 1], "weight_decay": spec.weight_decay},
+        {"params": [p for p in trained if p.dim() > 1 and id(p) not in late], "weight_decay": spec.weight_decay},
         {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+        {"params": [p for p in trained if p.dim() > 1 and id(p) in late], "weight_decay": spec.weight_decay},
     ]
+    groups = [group for group in groups if group["params"]]
     match spec.optimizer:
         case "sgd":
             return torch.optim.SGD(groups, spec.lr, momentum=spec.momentum, fused=True)
@@ -90,8 +93,8 @@ def _optimizer(spec: TrainSpec, model: Method) -> torch.optim.Optimizer:
 
 
 def learning_rate(spec: TrainSpec, step: int, steps: int) -> float:
-    """Linear warm-up to `lr` over the first `warmup` share of all steps, then half a cosine down to 0."""
+    """Linear warm-up to `lr` over the first `warmup` share of all steps, then half a cosine down to 0; never above."""
     rise = spec.warmup * steps
     if step < rise:
-        return spec.lr * (step + 1) / rise
+        return spec.lr * min(1.0, (step + 1) / rise)
     return spec.lr * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1.0, steps - rise)))

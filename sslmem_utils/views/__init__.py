@@ -8,7 +8,7 @@ resumed run draws the same views; nothing here keeps or touches a global generat
 from .counter import uniform
 from .masks import mask
 from .operations import apply, views
-from .parameters import Draw, draw, view_shape
+from .parameters import Draw, changes, draw, view_shape
 from .policies import named
 
-__all__ = ["Draw", "apply", "draw", "mask", "named", "uniform", "view_shape", "views"]
+__all__ = ["Draw", "apply", "changes", "draw", "mask", "named", "uniform", "view_shape", "views"]

@@ -111,6 +111,11 @@ def _check(spec: ViewSpec, channels: int, side: tuple[int, int]) -> None:
         )
 
 
+def changes(spec: ViewSpec, channels: int = 3) -> bool:
+    """Whether two views of an image of so many channels can differ."""
+    return bool(_active(spec, channels == 3) or spec.mask)
+
+
 def _active(spec: ViewSpec, colour: bool) -> list[str]:
     """Operations that can change an image; on grey ones saturation, hue and grayscale do nothing, as in torchvision."""
     strengths = [spec.brightness, spec.contrast, *([spec.saturation, spec.hue] if colour else [])]
