@@ -57,7 +57,7 @@ class Registry(Generic[T]):
 _COUNT, _SHARE, _ABOVE, _WEIGHT = (1, math.inf, True), (0, 1, True), (0, math.inf, False), (0, math.inf, True)
 RANGES = {
     **dict.fromkeys(("width", "depth", "heads", "patch", "layers", "hidden", "bottleneck", "classes"), _COUNT),
-    **dict.fromkeys(("momentum", "center_momentum", "warmup", "freeze", "smoothing", "start"), _SHARE),
+    **dict.fromkeys(("momentum", "center_momentum", "warmup", "freeze", "smoothing"), _SHARE),
     **dict.fromkeys(("temperature", *(f"{name}_temperature" for name in ("student", "teacher", "warmup"))), _ABOVE),
     **dict.fromkeys(("local_views", "local_size", "redundancy", "invariance", "variance", "covariance"), _WEIGHT),
     "output": (2, math.inf, True),

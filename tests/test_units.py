@@ -175,7 +175,8 @@ def test_layermem_is_centred_and_delta_is_the_step(tmp_path: Path) -> None:
     assert np.isnan(found["delta"][0])
     pooled = pairs.scores(spec, [0], [comparison.setting(spec)], store=store)
     last = table[(table["seed"] == 0) & (table["layer"] == "blocks.2")]
-    assert last["m_rel"].to_numpy() == pytest.approx(pooled["m_rel"].to_numpy()), "the last layer is the representation"
+    same = pytest.approx(pooled["m_rel"].to_numpy(), abs=1e-6)  # differences of float32 alignments, batch norms folded
+    assert last["m_rel"].to_numpy() == same, "the last layer is the representation"
     line = found.assign(layermem=0.1 + 0.3 * found["depth"] * (found["seed"] + 1))
     assert units.slopes(line)["slope"].tolist() == pytest.approx([0.3, 0.6])
     assert units.slopes(line)["last_less_first"].tolist() == pytest.approx([0.3, 0.6])
