@@ -377,6 +377,10 @@ def test_bad_inputs_are_one_sentence_errors() -> None:
 
     with pytest.raises(DataError, match="image 10 is not finite"):  # row 30 is a view of the second image
         align(Broken(), x, ids)
+    with pytest.raises(DataError, match="at least one image, found none"):
+        align(encoder(), x, ids, rows=np.arange(0))
+    with pytest.raises(SpecError, match=r"found torch.float16; give model.float\(\)"):
+        align(encoder().half(), x, ids)
     with pytest.raises(SpecError, match="same images"):
         table(align(encoder(), *images(4)), align(encoder(), *images(8)), 4)
     with pytest.raises(SpecError, match="representations pooled"):

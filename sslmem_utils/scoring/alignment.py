@@ -142,7 +142,8 @@ def align(
     counter-based generator keyed by (dataset fingerprint, id, view number, view seed), so that every encoder sees the
     same ones and neither batch size, order nor subset changes a bit on a CPU. Views take 256 MB at a time at most (more
     if those of one image do), activations those of one forward pass, and the representations of these views come on
-    top. Raises DataError when a representation is not finite.
+    top. Raises DataError without rows and when a representation is not finite, SpecError for an
+    encoder of this package whose weights are not float32.
     """
     return align_each([model], images, ids, spec, view=view, fingerprint=fingerprint, rows=rows)[0]
 
@@ -162,9 +163,11 @@ def align_each(
     keep_freed_memory()
     torch.set_num_threads(spec.compute.threads)
     shape = view_shape(view, tuple(images.shape[1:]))
-    models = [faster(model.to(spec.compute.device).eval(), spec.representation, shape) for model in models]
+    models = [faster(_float32(model.to(spec.compute.device).eval()), spec.representation, shape) for model in models]
     half = torch.autocast(spec.compute.device, dtype=torch.bfloat16, enabled=spec.compute.precision == "bf16")
     rows = np.arange(len(images)) if rows is None else np.ascontiguousarray(rows)
+    if not len(rows):
+        raise DataError("scoring needs at least one image, found none; give other rows.")
     device = torch.device(spec.compute.device)
     seed = seed_of("score views", fingerprint, spec.view_seed)
     numbers = torch.arange(spec.views, device=device)
@@ -192,12 +195,26 @@ def align_each(
     return [_table(rows, found) for found in parts]
 
 
+def _ours(model: torch.nn.Module) -> bool:
+    return isinstance(model, Encoder | Method) or getattr(model, "own", False)
+
+
+def _float32(model: torch.nn.Module) -> torch.nn.Module:
+    """An encoder of this package is scored with float32 weights; others take care of theirs."""
+    if _ours(model) and (dtype := next(model.parameters()).dtype) != torch.float32:
+        raise SpecError(f"scoring needs float32 weights, found {dtype}; give model.float().")
+    return model
+
+
 @torch.no_grad()
 def faster(model: torch.nn.Module, representation: str, shape: tuple[int, int, int]) -> torch.nn.Module:
     """An encoder of this package, in evaluation mode, with its batch norms folded where that changes its representation
     of images of this shape (c, h, w) by rounding alone; any other model, and one without batch norms, as it is."""
-    ours = isinstance(model, Encoder | Method) or getattr(model, "own", False)
-    if not ours or representation.startswith(LAYER) or not any(isinstance(m, BATCH_NORMS) for m in model.modules()):
+    if (
+        not _ours(model)
+        or representation.startswith(LAYER)
+        or not any(isinstance(m, BATCH_NORMS) for m in model.modules())
+    ):
         return model
     x, fast = torch.rand((2, *shape), generator=torch.Generator().manual_seed(0)), folded(model)
     one, other = (each.features(x.to(next(model.parameters())), representation) for each in (model, fast))

@@ -32,7 +32,8 @@ class Monitor:
     def of(images: ImageSet, trained: np.ndarray, external: np.ndarray, every: int) -> Monitor | None:
         """A monitor that looks every so many epochs and at the last; None for 0, or where no images are left for it.
 
-        trained (n,), external (m,): rows of the images it learns from and of those it never sees.
+        trained (n,), external (m,): rows of the images it learns from and of those it never sees. It keeps the first
+        5,000 and 1,000 of them in memory, uint8 as they are: 18 MB at 3x32x32, .9 GB at 3x224x224.
         """
         bank, queries = torch.from_numpy(trained[:BANK]), torch.from_numpy(external[:QUERIES])
         if every == 0 or len(queries) == 0:
