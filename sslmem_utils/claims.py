@@ -21,6 +21,7 @@ from pydantic import Field, computed_field, model_validator
 from .errors import SpecError, StoreError
 from .specs import Spec
 from .stats import Interval, Number, holm, interval, show
+from .wording import spelled
 
 Verdict = Literal["supported", "contradicted", "no relevant effect", "inconclusive"]
 ALPHA = 0.05
@@ -221,7 +222,7 @@ def adjust(claims: Iterable[Claim]) -> list[Claim]:
 
 def _cell(text: str) -> str:
     """One line that neither ends a table cell nor starts a tag."""
-    return re.sub(r"\||<(?=[A-Za-z/!?])", lambda found: "\\" + found[0], " ".join(text.split()))
+    return re.sub(r"\||<(?=[A-Za-z/!?])", lambda found: "\\" + found[0], " ".join(spelled(text).split()))
 
 
 def _rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -250,7 +251,7 @@ def to_markdown(claim: Claim) -> str:
             f"**Claim {claim.id}: {status(claim)}**",
             f"> {_cell(claim.sentence)}",
             _rows(head, rows),
-            f"Why: {claim.reason}.{p}",
+            f"Why: {spelled(claim.reason)}.{p}",
             f"Rule: {claim.rule}.",
         ]
     )

@@ -400,7 +400,7 @@ def test_the_page_shows_ratios_targets_and_what_is_missing(tmp_path: Path) -> No
     text = book.benchmarks(book.machines(tmp_path), tmp_path / "drawn", tmp_path)
     lines = text.splitlines()
     ratio = "44 images/s | 4 images/s | **10** [10, 10.5] | 20 | ≥ 15 | no | random pixels |"
-    assert any(line.startswith("| training | mlp, fp32, 2 cores, batch 8 |") and line.endswith(ratio) for line in lines)
+    assert any(line.startswith("| training | MLP, fp32, 2 cores, batch 8 |") and line.endswith(ratio) for line in lines)
     assert "| views | 3x32x32, compiled, no compiler | left out |" in lines
     folded = lines.index("::::{dropdown} More numbers")
     assert lines.index("| roofline | matrix products, fp32, 2 cores | peak 95 [92.5, 97.5] GFLOP/s |") > folded
@@ -415,7 +415,7 @@ def test_a_book_without_measurements_says_how_to_make_them(tmp_path: Path) -> No
 def test_the_roofline_says_what_it_shows() -> None:
     frame = pd.DataFrame(ROWS)
     figure = figures.roofline(frame[frame["quantity"].isin(["peak", "achieved"])])
-    assert "mlp 11 (fp32, 2 cores); peak 95 (fp32, 2 cores)" in figures.alt(figure)
+    assert "MLP 11 (fp32, 2 cores); peak 95 (fp32, 2 cores)" in figures.alt(figure)
     assert figures.to_svg(figure).count("fp32 peak 95") == 1
 
 

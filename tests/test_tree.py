@@ -21,7 +21,7 @@ from sslmem_utils.paths import NOTEBOOKS, PACKAGE, PROFILES, RESULTS, ROOT
 
 # Imports run from left to right only (the same order as in CONTRIBUTING.md).
 ORDER = (
-    *("errors", "versions", "allocation", "paths", "specs", "registry", "store"),
+    *("errors", "versions", "allocation", "wording", "paths", "specs", "registry", "store"),
     *("data", "splits", "canaries", "views", "encoders", "methods", "recipes", "training", "scoring", "probes"),
     *("stats", "pairs", "ensembles", "rivals", "typicality"),
     *("validation", "comparison", "policies", "lengths"),

@@ -13,6 +13,7 @@ from typing import Any
 
 from .. import claims, paths
 from ..errors import SpecError, SSLMemError
+from ..wording import spelled
 from . import downloads, editions, slides
 from .building import PROFILE
 from .copies import page, pages
@@ -60,7 +61,7 @@ def setup(app: Any) -> dict[str, Any]:
             link = addnodes.pending_xref("", word, refdoc=self.env.docname, refexplicit=True, refwarn=True, **where)
             link = nodes.inline("", "", link, classes=[f"sslmem-{claim.verdict.replace(' ', '-')}"])
             one = deciding(claim)
-            return [link, nodes.Text(f" ({one.name}: {one.value}, {profile})")], []
+            return [link, nodes.Text(f" ({spelled(one.name)}: {one.value}, {profile})")], []
 
     app.add_role("sslmem-verdict", Verdict())
     text_pages(app)

@@ -13,6 +13,7 @@ import yaml
 from .. import batch, claims, paths, runs
 from ..errors import SpecError
 from ..runs import display, tables
+from ..wording import spelled
 
 _NO_CLAIMS = "There are no claims yet: run `make paper`."
 
@@ -112,7 +113,7 @@ def as_text(found: Sequence[Source]) -> str:
 
 def cell(text: str) -> str:
     """One line that does not end a table cell."""
-    return " ".join(text.split()).replace("|", r"\|")
+    return " ".join(spelled(text).split()).replace("|", r"\|")
 
 
 def deciding(claim: claims.Claim) -> claims.Endpoint:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 
 from ..specs import SETS
 from ..stats import Interval, Number, require
+from ..wording import spelled
 
 INK = "#6e7681"  # text, axes, zero lines: 4.6:1 on white; dark pages brighten figures (custom.css), to 6:1
 BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
@@ -50,6 +52,7 @@ RC |= {"axes.titlesize": 10, "axes.titlelocation": "left", "font.size": 9, "figu
 RC |= {"font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "axes.prop_cycle": mpl.cycler(color=OTHERS)}
 RC |= {"svg.fonttype": "none", "svg.hashsalt": "sslmem", "image.composite_image": False}  # text stays text
 FONTS = "'DejaVu Sans', Verdana, 'Bitstream Vera Sans', Helvetica, Arial, sans-serif"  # Verdana is as wide as DejaVu
+_TEXT = re.compile(r"(?<=>)[^<>]+(?=</text>)")
 SEED_LINE = {"lw": 0.8, "alpha": 0.5}
 DASHED = {"color": INK, "lw": 0.9, "ls": (0, (4, 3)), "zorder": 1}
 NO_SEEDS = "1 seed, no interval"
@@ -68,17 +71,18 @@ def settled(figure: Figure, text: str) -> Figure:
     if engine := figure.get_layout_engine():
         engine.execute(figure)
         figure.set_layout_engine("none")
-    figure._sslmem_alt = " ".join(text.split())  # type: ignore[attr-defined]
+    figure._sslmem_alt = spelled(" ".join(text.split()))  # type: ignore[attr-defined]
     return figure
 
 
 def to_svg(figure: Figure) -> str:
-    """The figure as SVG text: transparent, without a date, the same bytes for the same figure."""
+    """The figure as SVG text: transparent, without a date, names spelled, the same bytes for the same figure."""
     buffer = io.StringIO()
     with style():
         # what savefig does for SVG, without drawing everything once more before
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
-    return buffer.getvalue().replace("'DejaVu Sans', sans-serif", FONTS)
+    svg = buffer.getvalue().replace("'DejaVu Sans', sans-serif", FONTS)
+    return _TEXT.sub(lambda found: spelled(found[0]), svg)
 
 
 def alt(figure: Figure) -> str:

@@ -14,6 +14,8 @@ from typing import Any
 
 import pandas as pd
 
+from ..wording import spelled
+
 METADATA = "sslmem"  # key of output metadata that the book reads
 DARK_LIGHT = "dark-light"  # class of figures drawn to be read on light and on dark pages
 _SHOWN_ROWS = 20
@@ -45,7 +47,7 @@ def show_figure(figure: Any, alt: str, caption: str, name: str) -> None:
 
     from .. import figures
 
-    svg = figures.to_svg(figure)
+    svg, alt, caption = figures.to_svg(figure), spelled(alt), spelled(caption)
     link = "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
     markup = f'<img class="{DARK_LIGHT}" src="{link}" alt="{html.escape(alt)}">'
     if caption:
@@ -72,6 +74,7 @@ def table_html(frame: pd.DataFrame, caption: str = "", rows: int = _SHOWN_ROWS) 
     """The first rows as an HTML table with a caption; a note says how many are left out."""
     view = rounded(frame.head(rows), digits=3)
     markup = view.to_html(index=False, border=0, na_rep="", justify="left", classes="sslmem-table", escape=True)
+    caption = spelled(caption)
     if len(frame) > rows:
         caption = f"{caption} (first {rows} of {len(frame):,} rows)".strip()
     head = f"<figcaption>{html.escape(caption, quote=False)}</figcaption>" if caption else ""
