@@ -47,15 +47,19 @@ class Machine:
         parts = [_table(lines)] if len(lines) > 2 else []
         rest = of[~of["quantity"].isin(_COMPARED)]
         for fold in (False, True):
-            others = [["line", "what", "measured [quartiles]"], ["---"] * 3]
+            others: dict[tuple[str, str], list[str]] = {}
             for row in rest[rest["quantity"].isin(_FOLDED) == fold].to_dict("records"):
                 spread = f" [{_number(row['low'])}, {_number(row['high'])}]" if row["n"] > 1 else ""
                 value = f"{row['quantity']} {_number(row['median'])}{spread} {row['unit']}".replace("  ", " ").strip()
-                others.append([row["line"], _join(row["case"], row["setting"], row["note"]), value])
-            if len(others) > 2:
-                parts.append(f"::::{{dropdown}} More numbers\n{_table(others)}\n::::" if fold else _table(others))
+                text = _join(row["case"], row["setting"], row["note"], row["images"])
+                others.setdefault((row["line"], text), []).append(value)
+            if others:
+                head = [["line", "what", "measured [quartiles]"], ["---"] * 3]
+                shown = _table([*head, *([*key, "; ".join(values)] for key, values in others.items())])
+                parts.append(f"::::{{dropdown}} More numbers\n{shown}\n::::" if fold else shown)
         where = f"{runs.machine(about)}, {about['instructions']}, {'' if about['amx'] else 'no '}AMX"
-        made = f"torch {about['versions']['torch']}; {_join(*sorted(set(of['measured'] + ', commit ' + of['commit'])))}"
+        days = (f"{day}, commit {', '.join(sorted(set(part)))}" for day, part in of.groupby("measured")["commit"])
+        made = f"torch {about['versions']['torch']}; {'; '.join(days)}"
         return "\n\n".join([f"**{where}** ({made})", *parts, ""])
 
 
