@@ -1,4 +1,4 @@
-"""One GPU: training end to end against a DataLoader on all cores, small encoders side by side, the time of a pair.
+"""One GPU: training end to end against a DataLoader on all cores, its profile, small encoders side by side.
 
 The same code as on a CPU with device "cuda" and bf16. Everything here also runs on a CPU at a tiny size, which is how
 it is tested.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -17,7 +18,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd import DeviceType
 from torch.func import functional_call, grad, stack_module_state, vmap
+from torch.profiler import ProfilerActivity, profile
 
 from sslmem_utils import paths, training, views
 from sslmem_utils.specs import ComputeSpec, seed_of
@@ -34,6 +37,7 @@ WHOLE = (  # one round of ours is one pass over 48 x 1024 images
 )
 SMALL = Case("cnn", SHAPE, batch=256, ours=96)
 TOGETHER = 8  # small encoders on one device
+KERNELS = 5  # that take most of the device's time are named
 PAIR_IMAGES, PAIR_EPOCHS = 45_000, 200  # CIFAR-10: 40,000 shared and 5,000 of one's own
 PAIR = f"extrapolated: f and g, {PAIR_EPOCHS} epochs of {PAIR_IMAGES:,} images"
 Ways = dict[str, tuple[int, Callable, list[tuple]]]  # name: processes, what they do, arguments of each
@@ -52,6 +56,7 @@ def tasks(effort: table.Effort) -> Iterator[tuple[str, Callable]]:
     yield f"{LINE} matrix products", partial(peaks, compute.device, effort)
     for case in WHOLE:
         yield f"{LINE} {case.name}", partial(compare, case, effort, compute, cores)
+        yield f"{LINE} {case.name}, profile", partial(profiled, case, compute)
     yield f"{LINE} {TOGETHER} small encoders", partial(together, SMALL, TOGETHER, effort, compute)
 
 
@@ -92,6 +97,39 @@ def compare(case: Case, effort: table.Effort, compute: ComputeSpec, cores: int) 
         share = [100 * one / peak for one in reached]
         rows.append(table.row(LINE, case.name, "share of the peak", "%", share, **about))
     return rows
+
+
+def profiled(case: Case, compute: ComputeSpec) -> list[table.Row]:
+    """The second epoch under torch's profiler: how long the device does nothing, and what takes most of its time."""
+    cuda = compute.device == "cuda"
+    kind, activity = (DeviceType.CUDA, ProfilerActivity.CUDA) if cuda else (DeviceType.CPU, ProfilerActivity.CPU)
+    spec = training.resolved(case.spec(compute).but(epochs=2))
+    state, profiler = training.Training.start(spec, case.shape), profile(activities=[activity])
+
+    def after_epoch(state: training.Training) -> None:  # the loss of the epoch was read: the device has nothing left
+        (profiler.start if state.epoch == 1 else profiler.stop)()
+
+    training.run(state, training_images(case), after_epoch)
+    events = [one for one in profiler.events() if one.device_type == kind and not one.is_user_annotation]
+    spans, spent = [(one.time_range.start, one.time_range.end) for one in events], Counter[str]()
+    for one, (start, end) in zip(events, spans, strict=True):
+        spent[one.name] += end - start
+    about = {"setting": f"{compute.precision}, {compute.device}", "note": "an epoch under torch's profiler"}
+    rows = [table.row(LINE, case.name, "idle", "%", [100 * idle(spans)], **about)]
+    for name, time_ in spent.most_common(KERNELS):
+        about["note"] = f"in {' '.join(name.split())[:80]}"
+        rows.append(table.row(LINE, case.name, "time", "%", [100 * time_ / spent.total()], **about))
+    return rows
+
+
+def idle(spans: Sequence[tuple[float, float]]) -> float:
+    """Share of the time from the first start to the last end in which nothing runs."""
+    spans = sorted(spans)
+    first, reached, busy = spans[0][0], spans[0][0], 0.0
+    for start, end in spans:
+        busy += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return 1 - busy / (reached - first)
 
 
 @contextmanager

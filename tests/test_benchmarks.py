@@ -331,6 +331,16 @@ def test_gpu_lines(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not list(gpu.tasks(TINY))
 
 
+def test_the_profile_says_how_long_the_device_waits_and_what_it_does() -> None:
+    assert gpu.idle([(0, 4), (1, 2), (3, 5), (8, 10)]) == pytest.approx(0.3)
+    assert gpu.idle([(7, 9)]) == 0
+    rows = checked(gpu.profiled(CNN, ComputeSpec()))
+    found = rows[rows["quantity"] == "idle"]
+    assert len(found) == 1 and 0 <= found["median"].item() < 100
+    times = rows[rows["quantity"] == "time"]
+    assert len(times) == gpu.KERNELS and times["note"].is_unique and 0 < times["median"].sum() <= 100
+
+
 # ---------------------------------------------------------------- processes
 def test_a_crew_works_in_rounds_and_says_what_failed() -> None:
     """`timeit` stands in for work: it calls `pause` again and again, and its setup can fail; it imports no torch."""

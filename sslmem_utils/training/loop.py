@@ -55,9 +55,13 @@ class Source:
         """The images at positions `at` (b,) of the training set, on the device."""
         places = self.places[at]
         if self.pixels.device.type != "cpu":
-            return self.pixels[places.to(device, non_blocking=True)]
-        found = gather(self.pixels, places)
-        return found if device.type == "cpu" else found.pin_memory().to(device, non_blocking=True)
+            return self.pixels[moved(places, device)]
+        return moved(gather(self.pixels, places), device)
+
+
+def moved(x: Tensor, device: torch.device) -> Tensor:
+    """`x` from the host's memory on the device, for whose earlier work the host does not wait."""
+    return x if device.type == "cpu" else x.pin_memory().to(device, non_blocking=True)
 
 
 def batches(spec: TrainSpec, ids: Int64[Tensor, " m"], epoch: int) -> Int64[Tensor, "batches batch"]:
@@ -111,22 +115,25 @@ def stream(
         for number, at in enumerate(draw(spec, ids, epoch))
     )
 
-    def read() -> tuple[list[tuple[int, int, int]], Tensor, Tensor] | None:
+    on_device = torch.cuda.stream(torch.cuda.current_stream() if device.type == "cuda" else None)
+
+    def read() -> tuple[list[tuple[int, int]], Tensor, Tensor, Tensor] | None:
         some = list(islice(positions, max(1, VIEWS_AT_ONCE // pixels)))
         if not some:
             return None
-        at = torch.cat([at for *_, at in some])
-        return [(epoch, number, len(at)) for epoch, number, at in some], at, source.take(at, device)
+        at, sizes = torch.cat([at for *_, at in some]), [len(at) for *_, at in some]
+        begin = torch.tensor([number for _, number, _ in some]).repeat_interleave(torch.tensor(sizes)) * total
+        with on_device:  # a new thread has the first device and that device's own stream
+            images, at, begin = source.take(at, device), moved(at, device), moved(begin, device)
+        return [(epoch, len(part)) for epoch, _, part in some], images, at, begin[:, None]
 
     with ThreadPoolExecutor(1) as ahead:  # reads the next images while a step computes
         waiting = ahead.submit(read)
         while (found := waiting.result()) is not None:
             waiting = ahead.submit(read)
-            parts, at, images = found
-            at, (epochs, numbered, sizes) = at.to(device), zip(*parts, strict=True)
+            parts, images, at, begin = found
+            epochs, sizes = zip(*parts, strict=True)
             keys, labels = source.ids[at], source.labels[at]
-            begin = torch.tensor(numbered, device=device).repeat_interleave(torch.tensor(sizes, device=device))
-            begin = begin[:, None] * total
             drawn, hidden = [], None
             for view, k in plan:
                 numbers = begin + torch.arange(k, device=device)
