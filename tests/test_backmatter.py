@@ -19,7 +19,7 @@ from sslmem_utils.paths import NOTEBOOKS, PACKAGE, PROFILES, RESULTS, ROOT
 BOOK = ROOT / "book"
 BOOKS = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
 # Rooms without a page of their own: the command line and the book itself, and what only other rooms call.
-INTERNAL = {"cli", "book", "explorer", "allocation", "__main__", "__init__"}
+INTERNAL = {"cli", "book", "explorer", "allocation", "wording", "__main__", "__init__"}
 
 
 # ---------------------------------------------------------------- results

@@ -197,7 +197,7 @@ def test_the_figure_shades_what_comes_after() -> None:
     ]
     figure = figures.along(pd.DataFrame(rows), past={"digits": 20}, bounds={"accuracy": (0, 1)})
     svg, text = figures.to_svg(figure), figures.alt(figure)
-    assert "digits plateau from 20 on" in text and "mnist accuracy linear" in text and svg.count("plateau") == 1
+    assert "digits plateau from 20 on" in text and "MNIST accuracy linear" in text and svg.count("plateau") == 1
     shaded = [axes for axes in figure.axes if any(patch.get_alpha() == 0.12 for patch in axes.patches)]
     assert [axes.get_xlim() for axes in shaded] == [(10, 80)] * 2
     low, high = figure.axes[2].get_ylim()
