@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing
-from lightly.loss import NTXentLoss
+from lightly.loss import NTXentLoss, VICRegLoss
 from safetensors.torch import load, save
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 from torch.nn.functional import normalize
 
 from sslmem_utils import data, encoders, methods, views
@@ -22,6 +23,7 @@ from sslmem_utils.errors import SpecError
 from sslmem_utils.methods import METHODS, Batch, Method
 from sslmem_utils.methods.parts import in_full
 from sslmem_utils.methods.simclr import NTXent
+from sslmem_utils.methods.vicreg import Regularized
 from sslmem_utils.specs import DatasetSpec, EncoderSpec, MethodSpec, SplitSpec, TrainSpec, ViewSpec
 
 SHAPE = (1, 8, 8)
@@ -122,15 +124,50 @@ def test_simclr_is_nt_xent(layers: int) -> None:
     assert len([m for m in method.projector.modules() if isinstance(m, nn.Linear)]) == layers
 
 
+@pytest.mark.parametrize(
+    "losses",
+    [(NTXentLoss(0.2), NTXent(0.2)), (VICRegLoss(25, 20, 2), Regularized(25, 20, 2))],
+    ids=["simclr", "vicreg"],
+)
 @pytest.mark.parametrize(("images", "width"), [(2, 3), (25, 64), (125, 128)])
-def test_nt_xent_has_the_bits_of_lightly(images: int, width: int) -> None:
+def test_losses_without_masks_have_the_bits_of_lightly(
+    losses: tuple[nn.Module, nn.Module], images: int, width: int
+) -> None:
     """Value and gradient, where the boolean mask of lightly's loss is left out."""
     z = torch.randn(2 * images, width, generator=torch.Generator().manual_seed(images), requires_grad=True)
     found = []
-    for criterion in (NTXentLoss(0.2), NTXent(0.2)):
+    for criterion in losses:
         loss = criterion(*z.unflatten(0, (2, images)))
         found.append((loss, *torch.autograd.grad(loss, z)))
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize(("name", "encoder"), [pair for pair in MATES if pair[0] != "mae"])
+def test_a_step_on_a_gpu_reads_no_value_back(name: str, encoder: str) -> None:
+    """Views, loss and teacher are traced with tensors that have a device and no values: reading a value of one would
+    make the host wait and raises here, as do tensors of two devices. MAE asks its mask how many patches are visible.
+    """
+    method = build(name, encoder)
+    with FakeTensorMode():
+        for module in method.modules():
+            for key, value in module._parameters.items():
+                if value is not None:
+                    module._parameters[key] = nn.Parameter(_valueless(value), requires_grad=value.requires_grad)
+            for key, value in module._buffers.items():
+                module._buffers[key] = None if value is None else _valueless(value)
+        ids, pixels = _valueless(torch.arange(8)), _valueless(torch.zeros(8, *SHAPE, dtype=torch.uint8))
+        drawn = [
+            views.views(pixels, ids, policy, ids[:, None] + torch.arange(k, device="cuda"), 0)
+            for policy, k in method.plan(CROPS)
+        ]
+        loss = method(Batch(tuple(drawn), ids, ids=ids))
+        method.before_step(0.5)
+        method.after_step(0.5)
+    assert loss.device.type == "cuda" and loss.shape == ()
+
+
+def _valueless(x: Tensor) -> Tensor:
+    return torch.empty_strided(x.size(), x.stride(), dtype=x.dtype, device="cuda")
 
 
 def negative_cosine(p: Tensor, z: Tensor) -> Tensor:

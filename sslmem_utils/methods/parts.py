@@ -46,6 +46,13 @@ def gathered(z: Float[Tensor, "b p"]) -> Float[Tensor, "r p"]:
     return torch.cat(dist.gather(z)) if gathers() else z
 
 
+def without_diagonal(square: Float[Tensor, "n n"]) -> Float[Tensor, "n _"]:
+    """The matrix less its diagonal, row by row. A boolean mask gives the same, but the host must wait until a GPU has
+    counted what is left."""
+    n = len(square)
+    return square.flatten()[1:].view(n - 1, n + 1)[:, :-1].reshape(n, n - 1)
+
+
 def frozen_copy(student: nn.Module) -> nn.Module:
     """A teacher that starts as its student and gets no gradient."""
     teacher = copy.deepcopy(student)

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from ..encoders import Encoder
 from . import METHODS, Batch, Method, gathers, stacked
-from .parts import normed
+from .parts import normed, without_diagonal
 
 
 class NTXent(NTXentLoss):
@@ -25,14 +25,9 @@ class NTXent(NTXentLoss):
             return super().forward(out0, out1)
         z = normalize(out0, dim=1), normalize(out1, dim=1)
         z00, z01, z10, z11 = (torch.einsum("nc,mc->nm", a, b) / self.temperature for a in z for b in z)
-        rows = [torch.cat([z01, _without_diagonal(z00)], dim=1), torch.cat([z10, _without_diagonal(z11)], dim=1)]
+        rows = [torch.cat([z01, without_diagonal(z00)], dim=1), torch.cat([z10, without_diagonal(z11)], dim=1)]
         labels = torch.arange(len(out0), device=out0.device).repeat(2)
         return self.cross_entropy(torch.cat(rows), labels)
-
-
-def _without_diagonal(square: Float[Tensor, "b b"]) -> Float[Tensor, "b _"]:
-    n = len(square)
-    return square.flatten()[1:].view(n - 1, n + 1)[:, :-1].reshape(n, n - 1)
 
 
 @METHODS.register("simclr")

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from lightly.loss import VICRegLoss
+from lightly.loss.vicreg_loss import invariance_loss, variance_loss
 from lightly.models.modules.heads import VICRegProjectionHead
 from torch import Tensor
 
 from ..encoders import Encoder
 from . import METHODS, Batch, Method, gathers, stacked
-from .parts import in_full, normed
+from .parts import in_full, normed, without_diagonal
+
+
+class Regularized(VICRegLoss):
+    """lightly's loss to the last bit; in one process variances leave the covariances by a change of shape."""
+
+    def forward(self, z_a: Float[Tensor, "b p"], z_b: Float[Tensor, "b p"]) -> Float[Tensor, ""]:
+        if self.gather_distributed:
+            return super().forward(z_a, z_b)
+        invariance = invariance_loss(z_a, z_b)  # first: gradients are summed in the order in which terms were made
+        variance = 0.5 * (variance_loss(z_a, self.eps) + variance_loss(z_b, self.eps))
+        covariance = _covariance(z_a) + _covariance(z_b)
+        return self.lambda_param * invariance + self.mu_param * variance + self.nu_param * covariance
+
+
+def _covariance(z: Float[Tensor, "b p"]) -> Float[Tensor, ""]:
+    z = z - z.mean(dim=0)
+    covariances = torch.einsum("bc,bd->cd", z, z) / (len(z) - 1)
+    return without_diagonal(covariances).pow(2).sum() / z.shape[1]
 
 
 @METHODS.register("vicreg")
@@ -40,7 +60,7 @@ class VICReg(Method):
     ) -> None:
         super().__init__(encoder)
         self.projector = normed(VICRegProjectionHead(encoder.dim, hidden, output), norm)
-        self.criterion = VICRegLoss(invariance, variance, covariance, gather_distributed=gathers())
+        self.criterion = Regularized(invariance, variance, covariance, gather_distributed=gathers())
 
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
         return in_full(self.criterion, *self.projector(self.encoder(stacked(batch.views[0]))).chunk(2))
